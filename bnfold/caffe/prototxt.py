@@ -1,0 +1,365 @@
+"""Protobuf text format without a schema: a tree whose every entry knows where it stands in the text.
+
+Nothing is thrown away and nothing is interpreted: the text stays the document, the tree points into it, and
+`prototxt_edit` changes the text at those places. The text is held as str with bytes that are not UTF-8 as lone
+surrogates, so that encoding it gives back the very bytes that were read.
+Format: https://protobuf.dev/reference/protobuf/textformat-spec/, as far as the C++ parser that Caffe uses accepts it
+(strings over several lines, no space after a number, `1f`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from ..errors import InputError
+
+_TOKEN = re.compile(
+    r"""(?:[ \t\r\n\f\v]++|\#[^\n]*+)*+
+    (?: ([A-Za-z_][A-Za-z0-9_]*+)
+      | (-?[ \t\r\n]*+(?:0[xX][0-9a-fA-F]++|(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+[fF]?+)
+         |-[ \t\r\n]*+(?i:infinity|inf|nan)\b)
+      | ("[^"\\]*+(?:\\.[^"\\]*+)*+"|'[^'\\]*+(?:\\.[^'\\]*+)*+')
+      | ([{}<>\[\]:;,])
+      | (\Z) )""",
+    re.VERBOSE | re.DOTALL,
+)
+_WORD, _NUMBER, _STRING, _PUNCTUATION, _END = range(1, 6)
+_EXTENSION = re.compile(r"\[\s*+([\w.]++(?:/[\w.]++)?+)\s*+\]")
+_INTEGER = re.compile(r"(-?)\s*(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\Z")
+_ESCAPE = re.compile(
+    rb"""((?:\\u[0-9a-fA-F]{4})+)|\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|U(00[01][0-9a-fA-F]{5})|([abfnrtv\\?'"])|)"""
+)
+_SIMPLE = dict(zip(b"abfnrtv\\?'\"", b"\a\b\f\n\r\t\v\\?'\"", strict=True))
+_MAX_DEPTH = 100
+
+
+class Kind(Enum):
+    """What stands behind a name."""
+
+    WORD = "a word"
+    NUMBER = "a number"
+    STRING = "a string"
+    MESSAGE = "a block"
+
+
+_SCALAR_KINDS = {_WORD: Kind.WORD, _NUMBER: Kind.NUMBER, _STRING: Kind.STRING}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Source:
+    """A text and the name of the file it came from."""
+
+    name: str
+    text: str
+
+    def where(self, offset: int) -> str:
+        """`file:line:column` of an offset, both from 1."""
+        before = self.text[:offset].removeprefix("\ufeff")
+        return f"{self.name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+
+    def fail(self, offset: int, what: str, hint: str = "") -> InputError:
+        return InputError(what, where=self.where(offset), hint=hint)
+
+
+@dataclass(eq=False, slots=True)
+class Listing:
+    """A bracketed list `name: [a, b]`: text[start:stop] from the name up to and with a separator."""
+
+    start: int
+    stop: int = 0
+    elements: list[Entry] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One `name: value`, parent.entries[index]: text[start:end], its value text[value:end], with a separator text[start:stop].
+
+    Each element of a list is an entry of the list's name that starts at its value.
+    """
+
+    source: Source
+    parent: Message
+    index: int
+    name: str
+    kind: Kind
+    start: int
+    value: int
+    end: int
+    stop: int
+    listing: Listing | None = None
+    block: Message | None = None
+
+    @property
+    def text(self) -> str:
+        """The value as it is written."""
+        return self.source.text[self.value : self.end]
+
+    def fail(self, what: str, hint: str = "") -> InputError:
+        """The error `what` at the place of the value."""
+        return self.source.fail(self.value, what, hint)
+
+    def _expected(self, what: str) -> InputError:
+        found = self.kind.value if self.kind is Kind.MESSAGE else self.text
+        return self.fail(f"`{self.name}` should be {what} and is {found}")
+
+    def message(self) -> Message:
+        if self.block is None:
+            raise self._expected("a block `{ ... }`")
+        return self.block
+
+    def string(self) -> str:
+        """The string, its adjacent pieces joined and escapes resolved; bytes that are not UTF-8 become surrogates."""
+        if self.kind is not Kind.STRING:
+            raise self._expected("a string in quotes")
+        return _unquote(self.source, self.value, self.end)
+
+    def word(self) -> str:
+        if self.kind is not Kind.WORD:
+            raise self._expected("a bare word")
+        return self.text
+
+    def integer(self) -> int:
+        match = _INTEGER.match(self.text) if self.kind is Kind.NUMBER else None
+        if match is None:
+            raise self._expected("a whole number")
+        sign, hexadecimal, octal, decimal = match.groups()
+        digits, base = (hexadecimal, 16) if hexadecimal else (octal, 8) if octal else (decimal, 10)
+        if len(digits) > 30:
+            raise self.fail(f"`{self.name}` is a number of {len(digits)} digits")
+        return -int(digits, base) if sign else int(digits, base)
+
+    def real(self) -> float:
+        text = self.text if self.kind in (Kind.NUMBER, Kind.WORD) else ""
+        digits = "".join(text.lower().split())
+        if not digits.endswith("inf"):
+            digits = digits.removesuffix("f")
+        try:
+            return float(digits)
+        except ValueError:
+            raise self._expected("a number") from None
+
+    def boolean(self) -> bool:
+        if self.text in ("true", "True", "t", "1"):
+            return True
+        if self.text in ("false", "False", "f", "0"):
+            return False
+        raise self._expected("true or false")
+
+
+@dataclass(eq=False, slots=True)
+class Message:
+    """The entries between the brackets at `open` and `close`; of the whole text for the root, which has no `entry`."""
+
+    source: Source
+    open: int
+    close: int = 0
+    entry: Entry | None = None
+    entries: list[Entry] = field(default_factory=list)
+
+    def all(self, name: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.name == name]
+
+    def first(self, name: str) -> Entry | None:
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+    def messages(self, name: str) -> list[Message]:
+        return [entry.message() for entry in self.all(name)]
+
+    def strings(self, name: str) -> list[str]:
+        return [entry.string() for entry in self.all(name)]
+
+    def string(self, name: str, default: str = "") -> str:
+        entry = self.first(name)
+        return default if entry is None else entry.string()
+
+    def fail(self, what: str, hint: str = "") -> InputError:
+        """The error `what` at the place of the block."""
+        return self.source.fail(self.entry.start if self.entry else 0, what, hint)
+
+
+def read(path: Path) -> Message:
+    """The tree of the text file at `path`. Raises InputError when it cannot be read or is not protobuf text."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the file: {error.strerror}", where=str(path)) from None
+    return parse(data, str(path))
+
+
+def parse(data: bytes, name: str) -> Message:
+    """The tree of a text; `name` stands for it in errors. Raises InputError with file, line and column."""
+    if b"\0" in data[:4096]:
+        raise InputError(
+            "this is a binary file, not protobuf text", where=name, hint="give the prototxt first, then the caffemodel"
+        )
+    return _Parser(Source(name, data.decode("utf-8", "surrogateescape"))).root()
+
+
+class _Parser:
+    """Recursive descent with one token of look-ahead: its group in _TOKEN, its text, and where it starts and ends."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.depth = 0
+        self.end = 1 if source.text.startswith("\ufeff") else 0
+        self._advance()
+
+    def _advance(self) -> None:
+        self.last = self.end
+        match = _TOKEN.match(self.source.text, self.end)
+        if match is None:
+            raise self._bad_character()
+        self.group = match.lastindex or _END
+        self.start, self.end = match.span(self.group)
+        self.token = match[self.group]
+
+    def _bad_character(self) -> InputError:
+        text = self.source.text
+        at = self.end
+        while at < len(text) and (text[at].isspace() or text[at] == "#"):
+            at = text.find("\n", at) if text[at] == "#" else at + 1
+        quote = text[at] in "\"'"
+        return self.source.fail(at, "a string does not end" if quote else f"unexpected character {text[at]!r}")
+
+    def _unexpected(self, expected: str) -> InputError:
+        found = "the end of the file" if self.group == _END else f"`{self.token[:40]}`"
+        return self.source.fail(self.start, f"expected {expected}, found {found}")
+
+    def _take(self, token: str) -> bool:
+        if self.token != token or self.group != _PUNCTUATION:
+            return False
+        self._advance()
+        return True
+
+    def root(self) -> Message:
+        root = Message(self.source, 0)
+        while self.group != _END:
+            self._field(root)
+        root.close = len(self.source.text)
+        return root
+
+    def _name(self) -> str:
+        if self.group == _WORD:
+            name = self.token
+        elif self.token == "[" and (match := _EXTENSION.match(self.source.text, self.start)):
+            name, self.end = f"[{match[1]}]", match.end()
+        else:
+            raise self._unexpected("a field name")
+        self._advance()
+        return name
+
+    def _field(self, parent: Message) -> None:
+        start = self.start
+        name = self._name()
+        colon = self._take(":")
+        if self.token == "[":
+            self._list(parent, name, start, colon)
+        elif colon or self.token in ("{", "<"):
+            entry = self._entry(parent, name, start)
+            entry.stop = self._separator()
+        else:
+            raise self._unexpected(f"`:` or a block after `{name}`")
+
+    def _separator(self) -> int:
+        """The offset behind the entry that just ended, with the separator that may follow."""
+        end = self.last
+        return self.last if self._take(",") or self._take(";") else end
+
+    def _list(self, parent: Message, name: str, start: int, colon: bool) -> None:
+        listing = Listing(start)
+        self._advance()
+        while not self._take("]"):
+            if listing.elements and not self._take(","):
+                raise self._unexpected(f"`,` or `]` in the list `{name}`")
+            if not colon and self.token not in ("{", "<"):
+                raise self._unexpected(f"`:` before the list `{name}`, or a block in it")
+            entry = self._entry(parent, name, self.start)
+            entry.listing = listing
+            listing.elements.append(entry)
+        listing.stop = self._separator()
+
+    def _entry(self, parent: Message, name: str, start: int) -> Entry:
+        """The value that begins here, added to `parent` as an entry."""
+        value = self.start
+        block = None
+        if self.token in ("{", "<"):
+            kind = Kind.MESSAGE
+            block = self._block(name)
+        else:
+            kind = self._scalar(name)
+        entry = Entry(self.source, parent, len(parent.entries), name, kind, start, value, self.last, self.last, None, block)
+        if block is not None:
+            block.entry = entry
+        parent.entries.append(entry)
+        return entry
+
+    def _block(self, name: str) -> Message:
+        message = Message(self.source, self.start)
+        closer = "}" if self.token == "{" else ">"
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise self.source.fail(self.start, f"blocks are nested more than {_MAX_DEPTH} deep")
+        self._advance()
+        while self.token != closer:
+            if self.group == _END:
+                raise self.source.fail(message.open, f"the block `{name}` that begins here does not end")
+            self._field(message)
+        message.close = self.start
+        self.depth -= 1
+        self._advance()
+        return message
+
+    def _scalar(self, name: str) -> Kind:
+        group, value = self.group, self.start
+        kind = _SCALAR_KINDS.get(group)
+        if kind is None:
+            raise self._unexpected(f"a value for `{name}`")
+        escaped = "\\" in self.token
+        self._advance()
+        while kind is Kind.STRING and self.group == _STRING:
+            escaped = escaped or "\\" in self.token
+            self._advance()
+        if escaped:
+            _unquote(self.source, value, self.last)  # a wrong escape is a fault of the text, whoever reads the entry
+        return kind
+
+
+def _unquote(source: Source, start: int, end: int) -> str:
+    pieces = []
+    for match in _string_tokens(source.text, start, end):
+        raw = match[_STRING][1:-1]
+        if "\\" in raw:
+            raw = _unescape(source, match.start(_STRING), raw)
+        pieces.append(raw)
+    return "".join(pieces)
+
+
+def _string_tokens(text: str, start: int, end: int) -> Iterator[re.Match[str]]:
+    while start < end and (match := _TOKEN.match(text, start)):
+        yield match
+        start = match.end()
+
+
+def _unescape(source: Source, at: int, raw: str) -> str:
+    def resolve(match: re.Match[bytes]) -> bytes:
+        utf16, octal, hexadecimal, code, simple = match.groups()
+        if utf16:
+            return bytes.fromhex(utf16.replace(b"\\u", b"").decode()).decode("utf-16-be").encode()
+        if simple:
+            return bytes([_SIMPLE[simple[0]]])
+        if octal:
+            return bytes([int(octal, 8)])
+        if code:
+            return chr(int(code, 16)).encode()
+        if not hexadecimal:
+            raise ValueError
+        return bytes([int(hexadecimal, 16)])
+
+    try:
+        return _ESCAPE.sub(resolve, raw.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+    except ValueError:  # also UnicodeError, from half a surrogate pair
+        raise source.fail(at, "the string holds an escape that means nothing") from None
