@@ -1,0 +1,145 @@
+"""Files: mapped for reading, and written as a set that appears whole or not at all.
+
+Results are staged in a folder beside their places, on the same file system, so that putting them there is a rename.
+The set is put in place name by name; a failure on the way puts back what stood there before. Between two renames a
+killed process can leave a set half new, each file of it complete: file systems have no rename of several names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from .errors import InputError, OutputError
+from .wire import Rope
+
+
+def open_mapped(path: Path) -> memoryview:
+    """The content of the regular file `path`, read-only, fetched by the system as it is looked at.
+
+    The view stays valid when another file takes the name. Raises InputError where there is nothing to read.
+    """
+    try:
+        with path.open("rb") as stream:
+            if not os.fstat(stream.fileno()).st_size:
+                raise InputError("the file is empty", where=str(path), hint="was it copied or downloaded whole?")
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise InputError("there is no such file", where=str(path)) from None
+    except IsADirectoryError:
+        raise InputError("this is a folder; a file is needed", where=str(path)) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"cannot be read: {_reason(error)}", where=str(path)) from None
+
+
+class Staging:
+    """A set of files for one folder: written aside, then put in place together by `commit`.
+
+    Use as a context; leaving it without `commit` leaves the folder as it was. Every method raises OutputError.
+    A symbolic link that bears the name of a result is replaced, and the file that it points at is not touched.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.targets: list[Path] = []
+
+    def __enter__(self) -> Staging:
+        if not self.folder.is_dir():
+            raise OutputError("there is no such folder to write into", where=str(self.folder), hint="create it first")
+        with _output_errors(self.folder):
+            self._room = Path(tempfile.mkdtemp(prefix=".bnfold-", dir=self.folder))
+        (self._room / "new").mkdir()
+        (self._room / "old").mkdir()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        shutil.rmtree(self._room, ignore_errors=True)
+
+    def path(self, target: Path) -> Path:
+        """Where the content of `target`, a path under the folder, is staged: the same path under another folder."""
+        if target.is_dir():
+            raise OutputError("a folder has this name already", where=str(target), hint="choose another name with -o")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise OutputError("the file is write-protected", where=str(target), hint="choose another name with -o")
+        staged = self._room / "new" / target.relative_to(self.folder)
+        if target not in self.targets:
+            self.targets.append(target)
+            with _output_errors(target):
+                staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged
+
+    def write(self, target: Path, content: Rope) -> Path:
+        """Stage `content` for `target`; returns where it lies."""
+        staged = self.path(target)
+        with _output_errors(target), staged.open("wb", buffering=1 << 20) as stream:
+            content.write(stream)
+        return staged
+
+    def commit(self) -> None:
+        """Put all staged files in place. On any failure, an interrupt too, the folder is again what it was."""
+        with contextlib.ExitStack() as undo:
+            for number, target in enumerate(self.targets):
+                with _output_errors(target):
+                    self._prepare(target, self._room / "old" / str(number), undo)
+            for target in self.targets:
+                with _output_errors(target):
+                    self.path(target).replace(target)
+            undo.pop_all()
+
+    def _prepare(self, target: Path, old: Path, undo: contextlib.ExitStack) -> None:
+        """Have all that can fail, but the renames, behind us: the target's folder, its mode, its way back."""
+        missing = [p for p in target.relative_to(self.folder).parents if not (self.folder / p).exists()]
+        for parent in reversed(missing):
+            (self.folder / parent).mkdir()
+            undo.callback((self.folder / parent).rmdir)
+        if not os.path.lexists(target):
+            undo.callback(target.unlink, missing_ok=True)
+            return
+        staged = self.path(target)
+        if not target.is_symlink():
+            shutil.copymode(target, staged)
+        _flush(staged)
+        _link_or_copy(target, old)
+        undo.callback(old.replace, target)
+
+
+def _flush(path: Path) -> None:
+    """Have `path` on the disk before it takes the place of a file that is there."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A second name for `source`, so that it has a name at every moment; a copy where the file system has no links."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """What the system refuses while writing `path`, as an OutputError with a hint."""
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "free some space, or write elsewhere with -o",
+            errno.EDQUOT: "the quota is used up; write elsewhere with -o",
+            errno.EACCES: "write elsewhere with -o",
+            errno.EPERM: "write elsewhere with -o",
+            errno.EROFS: "the file system is read-only; write elsewhere with -o",
+        }
+        hint = hints.get(error.errno or 0, "")
+        raise OutputError(f"cannot be written: {_reason(error)}", where=str(path), hint=hint) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
