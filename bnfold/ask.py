@@ -1,0 +1,268 @@
+"""The one question, asked of a value: can you take this affine?
+
+`Asking.up` asks the producer of a value to change the value by an array of multipliers or of shifts; `Asking.down`
+asks all readers of a value to undo nothing but go on reading a value that lacks it. A linear operator says yes and
+takes the array into its weights; an affine that stays composes with it; an operator that commutes passes the question
+on; everything else refuses with a reason. What was taken is collected aside, so that a refusal leaves no trace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
+from .carry import Refused, refuse
+from .graph import Node, Tensor, Value
+from .operators import RULES, Rule
+from .records import Chain, Refusal
+from .roles import Linear
+
+MULTIPLIER, SHIFT = 1.0, 0.0
+"""The two kinds of question, each named by its neutral element."""
+
+REACH = 100
+"""How many operators away a question may travel: it bounds recursion, and keeps planning linear in the net."""
+
+
+class View:
+    """The graph as it stands while folds are being decided: who reads what, what is linear, which chains are left."""
+
+    def __init__(self, linears: dict[Node, Linear | Refusal], heads: dict[Node, Chain], tails: dict[Value, Chain]) -> None:
+        self.linears = linears
+        self.heads = heads
+        self.tails = tails
+        self.aliases: dict[Value, Value] = {}
+        self.taken: dict[Node, Absorbed] = {}
+        self.composed: set[Chain] = set()
+        self.names: dict[Value, str] = {}
+        self.peaks: dict[object, float] = {}
+        self._readers: dict[Value, list[Node]] = {}
+        self._public: dict[Value, str] = {}
+
+    def resolve(self, value: Value) -> Value:
+        """The value that is read in the place of `value` now."""
+        while value in self.aliases:
+            value = self.aliases[value]
+        return value
+
+    def readers(self, value: Value) -> list[Node]:
+        return self._readers.get(value, value.readers)
+
+    def public(self, value: Value) -> str:
+        return self._public.get(value, value.public)
+
+    def remove(self, chain: Chain, renames: bool) -> None:
+        """Take the chain out: whoever read its target reads its source, which `renames` gives the target's name."""
+        source, target = self.resolve(chain.source), chain.target
+        if renames and not self.public(source) and source.producer is not None:
+            self.names[source] = target.name
+        rest = [node for node in self.readers(source) if node is not chain.nodes[0]]
+        self._readers[source] = rest + self.readers(target)
+        self._public[source] = self.public(source) or self.public(target)
+        self.aliases[target] = source
+        self.tails.pop(target)
+        self.heads.pop(chain.nodes[0])
+
+    def peak(self, tensor: Tensor) -> float:
+        """The largest magnitude in a tensor; one pass, remembered. NaN where the tensor holds one."""
+        if tensor.key not in self.peaks:
+            array = tensor.load()
+            self.peaks[tensor.key] = float(max(array.max(initial=0), -array.min(initial=0)))
+        return self.peaks[tensor.key]
+
+
+@dataclass(eq=False)
+class Asking:
+    """One attempt to move an affine. `merging` lets chains that stay take it, else only linear operators may."""
+
+    view: View
+    merging: bool = False
+    taken: dict[Node, Absorbed] = field(default_factory=dict)
+    chains: dict[Chain, Affine] = field(default_factory=dict)
+    through: list[Node] = field(default_factory=list)
+    into: list[Node] = field(default_factory=list)
+
+    def up(self, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
+        """Have `value` multiplied or shifted by `array` where it is made. Raises Refused."""
+        value = self.view.resolve(value)
+        reason = self.view.public(value)
+        if reason:
+            raise refuse("output", f"{value.name!r} is {reason}, so its content must stay", value.producer)
+        node = value.producer
+        readers = self.view.readers(value)
+        if len(readers) > 1:
+            names = ", ".join(repr(reader.name) for reader in readers)
+            what = f"{value.name!r} has several readers ({names}), and each needs it as it is"
+            raise refuse("readers", what, node)
+        if node is None:
+            raise refuse("input", f"{value.name!r} is an input of the net, and no weights stand before it")
+        array = collapse(array)
+        if self.take_linear(node, array, kind, behind=True) or self.take_chain(self.view.tails.get(value), array, kind, True):
+            return
+        rule = self.passing(node, array, kind, depth)
+        wanted = rule.up(node, node.outputs.index(value), array, kind)
+        asked = [(v, a) for v, a in zip(node.inputs, wanted, strict=False) if v is not None and a is not None]
+        if (rule.fan_multiplier if kind else rule.fan_shift) == "one":
+            self.first_of(asked, kind, depth)
+            return
+        for source, part in asked:
+            if (part != kind).any():
+                self.up(source, part, kind, depth + 1)
+
+    def first_of(self, asked: list[tuple[Value, Float64]], kind: float, depth: int) -> None:
+        """Ask the inputs one by one until one takes it."""
+        refusals = []
+        for source, part in asked:
+            before = self.snapshot()
+            try:
+                self.up(source, part, kind, depth + 1)
+                return
+            except Refused as answer:
+                refusals.append(answer)
+                self.restore(before)
+        raise refusals[-1]
+
+    def down(self, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
+        """Have all readers of `value` do the multiplying or shifting themselves. Raises Refused."""
+        reason = self.view.public(value)
+        if reason:
+            raise refuse("output", f"{value.name!r} is {reason}, so its content must stay", value.producer)
+        array = collapse(array)
+        for node in dict.fromkeys(self.view.readers(value)):
+            slots = [i for i, v in enumerate(node.inputs) if v is not None and self.view.resolve(v) is value]
+            if len(slots) != 1:
+                raise refuse("readers", f"{node.name!r} reads {value.name!r} twice", node)
+            if self.take_linear(node, array, kind, behind=False, slot=slots[0]):
+                continue
+            if self.take_chain(self.view.heads.get(node), array, kind, False):
+                continue
+            self.pass_down(node, slots[0], array, kind, depth)
+
+    def pass_down(self, node: Node, slot: int, array: Float64, kind: float, depth: int) -> None:
+        rule = self.passing(node, array, kind, depth)
+        data = sum(1 for value in node.inputs if value is not None)
+        if (rule.fan_multiplier if kind else rule.fan_shift) == "all" and data > 1:
+            raise refuse("branches", f"the other inputs of {node.op} {node.name!r} lack it", node)
+        for output, part in zip(node.outputs, rule.down(node, slot, array, kind), strict=False):
+            if (self.view.readers(output) or self.view.public(output)) and (part != kind).any():
+                self.down(output, part, kind, depth + 1)
+
+    def passing(self, node: Node, array: Float64, kind: float, depth: int) -> Rule:
+        """The rule by which `node` passes the question on; raises Refused where it does not."""
+        if node in self.view.heads or any(value in self.view.tails for value in node.outputs):
+            raise refuse("affine", f"{node.op} {node.name!r} stays, and stands in between", node)
+        rule = RULES.get(node.op)
+        if rule is None:
+            refusal = self.view.linears.get(node)
+            if isinstance(refusal, Refusal):
+                raise Refused(refusal)
+            raise refuse("nonlinear", f"{node.op} {node.name!r} does not commute with a per-channel affine", node)
+        if depth >= REACH or len(self.through) > REACH * 10:
+            raise refuse("distance", f"no weights within {REACH} operators of {node.name!r}", node)
+        (rule.multiplier if kind else rule.shift)(node, array)
+        self.through.append(node)
+        return rule
+
+    def take_linear(self, node: Node, array: Float64, kind: float, behind: bool, slot: int = -1) -> bool:
+        """Absorb into the weights of `node` if it is linear in that slot; raises Refused where it cannot."""
+        linear = self.view.linears.get(node)
+        if linear is None or isinstance(linear, Refusal) or slot not in (-1, linear.data_slot):
+            return False
+        axis = linear.out_axis if behind else linear.in_axis
+        if any(extent != 1 for i, extent in enumerate(array.shape) if i != axis):
+            raise refuse("axis", f"it varies along another axis than the channels of {node.op} {node.name!r}", node)
+        vector = array.reshape(-1)
+        old = self.taken.get(node) or self.view.taken.get(node, NOTHING)
+        new = behind_weights(old, vector, kind) if behind else before_weights(old, vector, kind)
+        if kind == SHIFT and linear.bias_slot is None:
+            raise refuse("bias", f"{node.op} {node.name!r} has no bias to take a shift", node)
+        if kind == SHIFT and not behind and linear.edge is not None:
+            raise Refused(linear.edge)
+        self.check(node, linear, new)
+        self.taken[node] = new
+        self.into.append(node)
+        return True
+
+    def check(self, node: Node, linear: Linear, taken: Absorbed) -> None:
+        """Refuse where the folded weights or bias are not finite in the dtype in which they are stored."""
+        tensor = linear.weight
+        limit = float(largest(tensor))
+        peak = self.view.peak(tensor)
+        gain = float(np.abs(taken.post_a).max() * np.abs(taken.pre_a).max())
+        if not peak * gain <= limit and not exactly_fits(linear, taken, limit):
+            what = f"the folded weights of {node.op} {node.name!r} do not fit into {tensor.dtype}"
+            raise refuse("overflow", what, node, "fold the model in a wider type first")
+        if linear.bias_slot is None:
+            return
+        fan_in = linear.layout.channels(tensor.shape)[1] // linear.layout.groups * int(np.prod(tensor.shape[2:]))
+        own = self.view.peak(linear.bias) if linear.bias is not None else 0.0
+        shift = abs(linear.gain) * peak * fan_in * float(np.abs(taken.pre_b).max())
+        bound = float(np.abs(taken.post_a).max()) * (abs(linear.bias_gain) * own + shift) + float(np.abs(taken.post_b).max())
+        if not bound <= limit and not bias_fits(linear, taken, limit):
+            what = f"the folded bias of {node.op} {node.name!r} does not fit into {tensor.dtype}"
+            raise refuse("overflow", what, node, "fold the model in a wider type first")
+
+    def take_chain(self, chain: Chain | None, array: Float64, kind: float, behind: bool) -> bool:
+        """Compose with a chain that stays, unless that would make its constants larger."""
+        if chain is None or not self.merging:
+            return False
+        old = self.chains.get(chain, chain.affine)
+        ones, zeros = np.ones((1,) * array.ndim), np.zeros((1,) * array.ndim)
+        step = Affine(array, zeros) if kind else Affine(ones, array)
+        new = old.then(step) if behind else step.then(old)
+        if not (new.axes == old.axes or new.axes == step.axes) or not new.finite:
+            raise refuse("axis", f"{chain.nodes[0].name!r} varies along another axis", chain.nodes[0])
+        self.chains[chain] = new
+        self.into.append(chain.nodes[0])
+        return True
+
+    def snapshot(self) -> tuple[dict[Node, Absorbed], dict[Chain, Affine], int, int]:
+        return dict(self.taken), dict(self.chains), len(self.through), len(self.into)
+
+    def restore(self, state: tuple[dict[Node, Absorbed], dict[Chain, Affine], int, int]) -> None:
+        self.taken, self.chains = state[0], state[1]
+        del self.through[state[2] :]
+        del self.into[state[3] :]
+
+    def commit(self) -> None:
+        """Make what was taken the state of the view."""
+        self.view.taken.update(self.taken)
+        self.view.composed.update(self.chains)
+        for chain, affine in self.chains.items():
+            chain.affine = affine
+
+
+def behind_weights(old: Absorbed, vector: Float64, kind: float) -> Absorbed:
+    """`old` followed by a multiplier or shift of the output."""
+    if kind == SHIFT:
+        return Absorbed(old.pre_a, old.pre_b, old.post_a, old.post_b + vector)
+    return Absorbed(old.pre_a, old.pre_b, old.post_a * vector, old.post_b * vector)
+
+
+def before_weights(old: Absorbed, vector: Float64, kind: float) -> Absorbed:
+    """`old` with a multiplier or shift of its input: x = a·(v·x') + b, or x = a·(x' + v) + b."""
+    if kind == SHIFT:
+        return Absorbed(old.pre_a, old.pre_a * vector + old.pre_b, old.post_a, old.post_b)
+    return Absorbed(old.pre_a * vector, old.pre_b, old.post_a, old.post_b)
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest finite number of a tensor's dtype (bfloat16 is no NumPy type and has float32's exponents)."""
+    return float(np.finfo(tensor.dtype).max) if tensor.dtype.kind == "f" else 3.3895e38
+
+
+def exactly_fits(linear: Linear, taken: Absorbed, limit: float) -> bool:
+    """The test by channel, where the bound over all of them was too coarse."""
+    view = np.abs(linear.layout.canonical(linear.weight.load()).astype(np.float64))
+    post = np.broadcast_to(np.abs(taken.post_a), view.shape[0] * view.shape[1]).reshape(view.shape[0], -1, 1, 1)
+    pre = np.broadcast_to(np.abs(taken.pre_a), view.shape[0] * view.shape[2]).reshape(view.shape[0], 1, -1, 1)
+    return bool((view * post * pre <= limit).all())
+
+
+def bias_fits(linear: Linear, taken: Absorbed, limit: float) -> bool:
+    outs = linear.layout.channels(linear.weight.shape)[0]
+    own = np.zeros(outs) if linear.bias is None else linear.bias_gain * linear.bias.float64().reshape(-1)
+    own = np.broadcast_to(own, outs) if own.size in (1, outs) else np.full(outs, np.abs(own).max())
+    return bool((np.abs(absorb_bias(own, linear.weight.load(), linear.layout, linear.gain, taken)) <= limit).all())

@@ -1,0 +1,58 @@
+"""What the pipeline needs of a document: Caffe's pair of files and an ONNX model answer the same few questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from .graph import Graph, Value
+from .records import Plan, Style
+from .wire import Rope
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """An ONNX model that onnxruntime can run: the verifier's view of a document.
+
+    `model` is the serialized ModelProto, its outputs first the net's own and then the taps that exist. `data` is the
+    folder in which external data lies. `left_out` names the nodes that could not be converted: what depends on them
+    is not among the outputs.
+    """
+
+    model: Rope
+    outputs: list[str]
+    taps: list[str]
+    data: Path | None = None
+    left_out: list[str] = field(default_factory=list)
+
+
+class Document(Protocol):
+    """A model read from files. Nothing in it changes; a plan is applied to what is written."""
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        """The files that it was read from."""
+
+    @property
+    def style(self) -> Style:
+        """What affines cost in this document, and in which form it writes one."""
+
+    def graphs(self) -> Sequence[Graph]:
+        """The graphs to plan, each on its own: the net; for ONNX also the bodies of control flow and functions."""
+
+    def counts(self) -> Mapping[str, int]:
+        """Layers (nodes) by type, and "parameters": the number of constants' elements that the net reads."""
+
+    def folded(self, plans: Mapping[Graph, Plan], out: Path) -> Mapping[Path, Rope]:
+        """The content of each file to write, by its final path, for the output that the user named `out`."""
+
+    def runnable(self, taps: Sequence[str]) -> Runnable:
+        """The net as ONNX with the values that `taps` name as further outputs."""
+
+    def tap(self, value: Value) -> str:
+        """A name under which `runnable` of this document finds `value`; "" when it cannot be tapped."""
+
+    def folded_tap(self, plan: Plan, value: Value) -> str:
+        """A name under which `runnable` of the folded document finds what `value` has become; "" when it vanished."""

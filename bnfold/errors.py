@@ -1,0 +1,57 @@
+"""The tree of errors: what is wrong, where, and how to mend it.
+
+    BnfoldError
+    ├── VerificationError   1  the folded outputs differ from the original's; nothing was written
+    ├── UsageError          2  the command line, or the arguments of a Python call, are off
+    ├── InputError          3  a file that cannot be read, or whose content is not a model
+    │   └── AmbiguousError  3  the file has two readings and an option must choose one
+    ├── StrictError         4  a BatchNorm was kept and the caller forbade that
+    └── OutputError         5  the result could not be written; what stood there before is untouched
+
+The number is the exit status of the command line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BnfoldError(Exception):
+    """A fault told for people: `what` is wrong, `where` (file, layer, blob), and a `hint` how to mend it."""
+
+    status: ClassVar[int] = 3
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        mend = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"{place}{self.what}{mend}"
+
+
+class VerificationError(BnfoldError):
+    status = 1
+
+
+class UsageError(BnfoldError):
+    status = 2
+
+
+class InputError(BnfoldError):
+    status = 3
+
+
+class AmbiguousError(InputError):
+    pass
+
+
+class StrictError(BnfoldError):
+    status = 4
+
+
+class OutputError(BnfoldError):
+    status = 5

@@ -1,0 +1,138 @@
+"""The one view of a network: ONNX's operators over values in single assignment form.
+
+Both documents (Caffe, ONNX) lower themselves to this graph; the planner, the exporter and the verifier read nothing
+else. A value is written once, knows its producer and all its readers, and may carry a constant. A node remembers in
+`origin` the layer or node of the document that it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Shape = tuple[int | None, ...]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tensor:
+    """A constant: shape and dtype are known at once, the array only when `load` is called.
+
+    `key` names the tensor inside its document, so that two tensors with one key are one stored tensor.
+    """
+
+    key: Hashable
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    load: Callable[[], Array]
+
+    def float64(self) -> npt.NDArray[np.float64]:
+        """The values in float64, in which all folding is done."""
+        return self.load().astype(np.float64).reshape(self.shape)
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One blob or tensor between nodes. An unknown shape is None, an unknown extent is None inside the shape.
+
+    `readers` has one entry a read. `public` says why the content under this name must not change ("" if it may):
+    "an output of the net", "kept by the user", "read inside a subgraph". `note` says of a value that could have been
+    a constant why it is none: a code and a hint (an initializer that the caller may override).
+    """
+
+    name: str
+    shape: Shape | None = None
+    dtype: np.dtype[Any] | None = None
+    producer: Node | None = None
+    readers: list[Node] = field(default_factory=list)
+    tensor: Tensor | None = None
+    public: str = ""
+    note: tuple[str, str] | None = None
+
+    @property
+    def rank(self) -> int | None:
+        return None if self.shape is None else len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"Value({self.name!r}, {self.shape})"
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One operator: `op` is ONNX's op_type, with the domain and a dot before it outside the standard domain.
+
+    `fixed` marks a node that must stay as it is although it looks like an affine, because it is a part of a layer.
+    `version` is the opset of the node's domain.
+    """
+
+    op: str
+    inputs: list[Value | None]
+    outputs: list[Value]
+    attributes: Mapping[str, Any]
+    origin: Hashable
+    name: str
+    version: int
+    fixed: bool = False
+
+    def attribute(self, name: str, default: Any) -> Any:
+        return self.attributes.get(name, default)
+
+    def input(self, index: int) -> Value | None:
+        """The value at `index`, None where the input is omitted."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def constant(self, index: int) -> Tensor | None:
+        """The constant at input `index`, None where that input is absent or is not a constant."""
+        value = self.input(index)
+        return None if value is None else value.tensor
+
+    def __repr__(self) -> str:
+        return f"Node({self.op}, {self.name!r})"
+
+
+class Graph:
+    """Nodes in topological order over their values, with named inputs and outputs.
+
+    `notes` says of a normalisation that was lowered to something else than an affine (its origin is the key) why:
+    a stable code and a sentence.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.nodes: list[Node] = []
+        self.notes: dict[Hashable, tuple[str, str]] = {}
+
+    def add_input(self, value: Value) -> Value:
+        self.inputs.append(value)
+        return value
+
+    def add_output(self, value: Value) -> None:
+        value.public = value.public or "an output of the net"
+        self.outputs.append(value)
+
+    def add_node(
+        self,
+        op: str,
+        inputs: Iterable[Value | None],
+        outputs: Iterable[Value],
+        attributes: Mapping[str, Any],
+        *,
+        origin: Hashable,
+        name: str,
+        version: int,
+    ) -> Node:
+        """Append a node behind its producers and enter it with its inputs as a reader and its outputs as the producer."""
+        node = Node(op, list(inputs), list(outputs), attributes, origin, name, version)
+        for value in node.inputs:
+            if value is not None:
+                value.readers.append(node)
+        for value in node.outputs:
+            value.producer = node
+        self.nodes.append(node)
+        return node

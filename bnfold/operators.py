@@ -1,0 +1,160 @@
+"""The table of commuting operators: which let an affine pass, under which condition, and how.
+
+Linear operators and affines themselves are recognised in `roles`. A commuting operator f answers two questions, of multipliers and of shifts apart: does f(a·x) = a'·f(x) hold, and does
+f(x + b) = f(x) + b'? Each row says under which condition and who of several inputs must take part; `carry` holds the
+arithmetic that turns a into a'. Whatever is not in the table does not commute. Differences between opsets live in the
+functions that a row names. Semantics: https://github.com/onnx/onnx/blob/main/docs/Operators.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import carry
+from .affine import Float64
+from .carry import Down, Up, mixing, padded, refuse
+from .graph import Node
+
+Condition = Callable[[Node, Float64], None]
+"""Raises Refused unless the operator lets this array of multipliers or shifts pass."""
+
+
+def always(node: Node, array: Float64) -> None:
+    """Commutes with any."""
+
+
+def positive(node: Node, array: Float64) -> None:
+    """f(a·x) = a·f(x) for a >= 0: f keeps the order, or is linear on each side of 0."""
+    bad = np.unique(np.argwhere(array < 0).max(axis=1, initial=0)) if (array < 0).any() else ()
+    if len(bad):
+        channels = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+        what = f"the multiplier is negative in channels {channels}, and {node.op} {node.name!r} does not commute with that"
+        raise refuse("negative", what, node)
+
+
+def never(node: Node, array: Float64) -> None:
+    raise refuse("nonlinear", f"{node.op} {node.name!r} does not commute with a shift", node)
+
+
+def unpadded(node: Node, array: Float64) -> None:
+    """An average is shifted by b only where every element that it counts is."""
+    counts = node.attribute("count_include_pad", 0)
+    if counts and (padded(node) or node.attribute("ceil_mode", 0)):
+        raise refuse("padding", f"{node.op} {node.name!r} counts zero padding, which a shift does not reach", node)
+
+
+def unfilled(node: Node, array: Float64) -> None:
+    """A multiplier passes a Pad that fills with 0 or with values of its input."""
+    fill = node.constant(2)
+    value = node.attribute("value", 0.0) if fill is None else float(fill.load().reshape(-1)[0])
+    dynamic = node.input(2) is not None and fill is None
+    if plain_fill(node) and (dynamic or value != 0):
+        raise refuse("padding", f"{node.op} {node.name!r} fills with a value other than 0", node)
+
+
+def mirrored(node: Node, array: Float64) -> None:
+    if plain_fill(node):
+        raise refuse("padding", f"{node.op} {node.name!r} fills with 0, which a shift does not reach", node)
+
+
+def plain_fill(node: Node) -> bool:
+    return bool(node.attribute("mode", "constant") == "constant")
+
+
+def inference(node: Node, array: Float64) -> None:
+    """A Dropout is the identity unless a constant input tells it to train."""
+    training = node.input(2)
+    if training is not None and (training.tensor is None or bool(training.tensor.load().reshape(-1)[0])):
+        raise refuse("training", f"{node.op} {node.name!r} may drop at random", node)
+
+
+def interpolating(node: Node, array: Float64) -> None:
+    if node.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        raise refuse("padding", f"{node.op} {node.name!r} fills with a constant outside the image", node)
+
+
+def only_values(node: Node, array: Float64) -> None:
+    """A max pooling commutes; the indices of its second output need not, when rounding makes a tie."""
+    positive(node, array)
+    if any(value.readers or value.public for value in node.outputs[1:]):
+        raise refuse("indices", f"the indices that {node.op} {node.name!r} finds are read", node)
+    if any(s > k for s, k in zip(node.attribute("strides", ()), node.attribute("kernel_shape", ()), strict=False)):
+        raise refuse("window", f"{node.op} {node.name!r} steps over its window, so that a window can be empty", node)
+
+
+def by_constant(node: Node, array: Float64) -> None:
+    """c·x + b = c·(x + b/c): a shift passes a product with a constant, not a product of two values."""
+    constant = node.constant(1) or (node.constant(0) if node.op == "Mul" else None)
+    if constant is None:
+        never(node, array)
+    elif not constant.float64().all():
+        raise refuse("zero", f"{node.op} {node.name!r} multiplies by 0", node)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one operator lets multipliers and shifts pass.
+
+    `fan` says who of several inputs takes what an output shall have: "each" its own slice, "all" the same, "one" alone.
+    """
+
+    up: Up
+    down: Down
+    multiplier: Condition = always
+    shift: Condition = always
+    fan_multiplier: str = "each"
+    fan_shift: str = "each"
+
+
+SPATIAL = mixing(carry.spatial_axes)
+RESIZED = mixing(carry.resized_axes)
+REPEATED = mixing(carry.repeated_axes)
+PADDED = mixing(carry.padded_axes)
+RESHAPE = Rule(carry.reshaped, carry.reshaped_down)
+IDENTITY = Rule(carry.same, carry.same_down)
+RECTIFIER = Rule(carry.same, carry.same_down, positive, never)
+MAXIMUM = Rule(*SPATIAL, only_values)
+INTERPOLATION = Rule(*RESIZED, interpolating, interpolating)
+
+RULES: dict[str, Rule] = {
+    "Identity": IDENTITY,
+    "Dropout": Rule(carry.same, carry.same_down, inference, inference),
+    "Transpose": Rule(carry.transposed, carry.transposed_down),
+    "Reshape": RESHAPE,
+    "Flatten": RESHAPE,
+    "Squeeze": Rule(carry.squeezed, carry.squeezed_down),
+    "Unsqueeze": Rule(carry.unsqueezed, carry.unsqueezed_down),
+    "MaxPool": MAXIMUM,
+    "GlobalMaxPool": MAXIMUM,
+    "AveragePool": Rule(*SPATIAL, always, unpadded),
+    "GlobalAveragePool": Rule(*SPATIAL),
+    "ReduceMean": Rule(carry.reduced, carry.reduced_down),
+    "ReduceMax": Rule(carry.reduced, carry.reduced_down, positive),
+    "ReduceMin": Rule(carry.reduced, carry.reduced_down, positive),
+    "ReduceSum": Rule(carry.reduced, carry.reduced_down, always, never),
+    "Concat": Rule(carry.concatenated, carry.concatenated_down),
+    "Split": Rule(carry.split, carry.split_down),
+    "Slice": Rule(carry.sliced, carry.sliced_down),
+    "Pad": Rule(*PADDED, unfilled, mirrored),
+    "Resize": INTERPOLATION,
+    "Upsample": INTERPOLATION,
+    "Expand": Rule(*REPEATED),
+    "Tile": Rule(*REPEATED),
+    "Relu": RECTIFIER,
+    "LeakyRelu": RECTIFIER,
+    "PRelu": RECTIFIER,
+    "Abs": RECTIFIER,
+    "Add": Rule(carry.spread, carry.spread_down, fan_multiplier="all", fan_shift="one"),
+    "Sum": Rule(carry.spread, carry.spread_down, fan_multiplier="all", fan_shift="one"),
+    "Mean": Rule(carry.spread, carry.spread_down, fan_multiplier="all", fan_shift="all"),
+    "Max": Rule(carry.spread, carry.spread_down, positive, fan_multiplier="all", fan_shift="all"),
+    "Min": Rule(carry.spread, carry.spread_down, positive, fan_multiplier="all", fan_shift="all"),
+    "Sub": Rule(carry.subtracted, carry.subtracted_down, fan_multiplier="all", fan_shift="one"),
+    "Mul": Rule(carry.product, carry.product_down, always, by_constant, "one", "one"),
+    "Div": Rule(carry.quotient, carry.quotient_down, always, by_constant, "one", "one"),
+    "Gather": Rule(carry.gathered, carry.gathered_down),
+}
+"""Operator -> how it lets an affine pass. A new commuting operator is one row."""

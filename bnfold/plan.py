@@ -1,0 +1,197 @@
+"""Which affine goes where: the plan of all folds of one graph, made without touching the model.
+
+Chains of affines are found first: maximal runs in which each node is the only reader of the one before. Then every
+chain is asked about once in each of these passes, and leaves the graph as soon as one succeeds:
+
+    1. up       into the linear operators that make its source, in topological order
+    2. down     into all linear operators that read its target, in reverse order
+    3. merge    into another chain that stays, through operators that commute
+    4. in part  its multiplier, or its shift, up or down, if what stays is cheaper
+    5. in place its own nodes into fewer
+
+Why this leaves few operations: a chain that leaves never makes another one's way harder, because it only takes nodes
+out of the paths, and a linear operator can take any number of affines on both sides. So the order decides nothing in
+1 and 2 but which way a chain goes that could go both (up), and the reverse order in 2 lets a chain follow the one
+before it. Every removal saves the whole chain, every later pass at most a part of it, so the passes stand in the
+order of what they save. It is not optimal where two affines could only leave together: a value with two readers,
+each of them a chain with the same affine, keeps both.
+
+Cost: each question visits at most `ask.REACH` operators deep, and no pass is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .affine import Affine, collapse
+from .ask import MULTIPLIER, SHIFT, Asking, View
+from .carry import Refused
+from .graph import Graph, Node, Value
+from .records import Chain, Decision, Plan, Refusal, Stayed, Style
+from .roles import AFFINE, LINEAR, Linear, affine, linear
+
+
+def plan(graph: Graph, style: Style) -> Plan:
+    """The plan for one graph. Raises nothing: what cannot be folded is a record with its reason."""
+    result = Plan()
+    chains = find_chains(graph, result)
+    view = View(find_linears(graph), {c.nodes[0]: c for c in chains}, {c.target: c for c in chains})
+    decisions = {chain: Decision(chain) for chain in chains}
+    left = [chain for chain in chains if not drop(decisions[chain], view)]
+    left = [chain for chain in left if not whole(decisions[chain], view, "up")]
+    left = [chain for chain in reversed(left) if not whole(decisions[chain], view, "down")][::-1]
+    left = [chain for chain in left if not whole(decisions[chain], view, "up", merging=True)]
+    left = [chain for chain in reversed(left) if not whole(decisions[chain], view, "down", merging=True)][::-1]
+    for chain in left:
+        if not in_part(decisions[chain], view, style):
+            in_place(decisions[chain], view, style)
+    result.decisions = list(decisions.values())
+    result.weights, result.aliases, result.names = view.taken, view.aliases, view.names
+    return result
+
+
+def find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
+    """The linear role of each node that could have one; a layer that lowers to several of them shares its weights."""
+    nodes = [node for node in graph.nodes if node.op in LINEAR]
+    count: dict[object, int] = {}
+    for node in nodes:
+        count[node.origin] = count.get(node.origin, 0) + 1
+    shared = {n: Refusal("tops", f"{n.name!r} has several tops that share its weights", n.name) for n in nodes}
+    return {node: linear(node) if count[node.origin] == 1 else shared[node] for node in nodes}
+
+
+def find_chains(graph: Graph, result: Plan) -> list[Chain]:
+    """All chains in topological order; enters into `result` what only looks like an affine, with the reason."""
+    tails: dict[Value, Chain] = {}
+    for node in graph.nodes:
+        found = affine(node)
+        if isinstance(found, Refusal):
+            result.stayed.append(Stayed(node.name, node.op, found))
+        if not isinstance(found, Affine) or node.fixed:
+            continue
+        source = next(v for v in node.inputs if v is not None and v.tensor is None)
+        before = tails.get(source)
+        if before is not None and joins(before, found):
+            del tails[source]
+            before.nodes.append(node)
+            before.target, before.affine = node.outputs[0], before.affine.then(found)
+            tails[node.outputs[0]] = before
+        else:
+            tails[node.outputs[0]] = Chain([node], source, node.outputs[0], found)
+    result.stayed += [Stayed(str(getattr(o, "name", o)), "BatchNorm", Refusal(*note)) for o, note in graph.notes.items()]
+    order = {node: i for i, node in enumerate(graph.nodes) if node.op in AFFINE}
+    return sorted(tails.values(), key=lambda chain: order[chain.nodes[0]])
+
+
+def joins(chain: Chain, later: Affine) -> bool:
+    """Whether `later`, which reads the target of `chain`, is one affine with it, no larger than either."""
+    if len(chain.target.readers) != 1 or chain.target.public:
+        return False
+    composed = chain.affine.then(later)
+    return composed.axes in (chain.affine.axes, later.axes) and composed.finite
+
+
+def drop(decision: Decision, view: View) -> bool:
+    """An affine that changes nothing goes, unless it stands between two names that must both stay."""
+    chain = decision.chain
+    if chain.affine.scales or chain.affine.shifts:
+        return False
+    source = view.resolve(chain.source)
+    if view.public(chain.target) and (view.public(source) or source.producer is None):
+        return False
+    decision.way = "drop"
+    view.remove(chain, renames=True)
+    return True
+
+
+def whole(decision: Decision, view: View, way: str, merging: bool = False) -> bool:
+    """Move the whole chain up or down if all of it can go."""
+    chain = decision.chain
+    asking = Asking(view, merging)
+    try:
+        move(asking, chain, way, chain.affine)
+    except Refused as answer:
+        if not merging:
+            decision.reasons.append(answer.refusal)
+        return False
+    settle(decision, asking, way)
+    view.remove(chain, renames=way == "up")
+    decision.merged, decision.reasons = merging, []
+    return True
+
+
+def settle(decision: Decision, asking: Asking, way: str) -> None:
+    asking.commit()
+    decision.way = way
+    decision.into, decision.through = list(dict.fromkeys(asking.into)), list(dict.fromkeys(asking.through))
+
+
+def move(asking: Asking, chain: Chain, way: str, step: Affine) -> None:
+    """Ask for both parts of `step`: the multiplier is nearer to the source, the shift nearer to the target."""
+    if way == "up":
+        if step.scales:
+            asking.up(chain.source, step.a, MULTIPLIER)
+        if step.shifts:
+            asking.up(chain.source, step.b, SHIFT)
+    else:
+        if step.shifts:
+            asking.down(chain.target, step.b, SHIFT)
+        if step.scales:
+            asking.down(chain.target, step.a, MULTIPLIER)
+
+
+def parts(affine: Affine) -> list[tuple[str, Affine, Callable[[], Affine]]]:
+    """The ways to move a part: (way, what moves, what stays). a·x + b = a·(x + b/a)."""
+    a, b = affine.a, affine.b
+    one, zero = np.ones_like(a), np.zeros_like(b)
+    return [
+        ("up", Affine(a, zero), lambda: Affine(one, b)),
+        ("down", Affine(a, zero), lambda: Affine(one, b / a)),
+        ("up", Affine(one, b / a), lambda: Affine(a, zero)),
+        ("down", Affine(one, b), lambda: Affine(a, zero)),
+    ]
+
+
+def in_part(decision: Decision, view: View, style: Style) -> bool:
+    """Move the multiplier or the shift alone if what stays is cheaper than the chain."""
+    chain = decision.chain
+    if not (chain.affine.scales and chain.affine.shifts and chain.affine.a.all()):
+        return False
+    for way, moving, rest in parts(chain.affine):
+        residue = trimmed(rest())
+        if not fits(residue, chain) or style.price(residue, chain.nodes) >= style.cost(chain.nodes):
+            continue
+        asking = Asking(view)
+        try:
+            move(asking, chain, way, moving)
+        except Refused:
+            continue
+        settle(decision, asking, way)
+        decision.residue = residue
+        return True
+    return False
+
+
+def in_place(decision: Decision, view: View, style: Style) -> None:
+    """Leave the chain, written as fewer or cheaper operations where that is possible."""
+    chain = decision.chain
+    residue = trimmed(chain.affine)
+    decision.residue = residue
+    cheaper = fits(residue, chain) and style.price(residue, chain.nodes) < style.cost(chain.nodes)
+    if cheaper or chain in view.composed:
+        decision.way = "merge"
+    else:
+        decision.untouched = True
+
+
+def trimmed(affine: Affine) -> Affine:
+    return Affine(collapse(affine.a), collapse(affine.b))
+
+
+def fits(residue: Affine, chain: Chain) -> bool:
+    """Whether the constants of a residue are finite in the dtype of the value (float32 where that is not known)."""
+    dtype = chain.source.dtype
+    limit = float(np.finfo(dtype).max) if dtype is not None and dtype.kind == "f" else 3.3895e38
+    return bool((np.abs(residue.a) <= limit).all() and (np.abs(residue.b) <= limit).all())

@@ -1,0 +1,111 @@
+"""What a plan says: per chain of affines where it goes, and for all that stays why. Data only.
+
+The planner makes these records, the documents turn them into edits, the reports print them, the verifier reads which
+values to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .affine import Absorbed, Affine
+from .graph import Node, Value
+
+SCHEMA = 1
+"""Version of the JSON form of a plan; raised when a field changes its meaning or goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something cannot take an affine: a stable `code`, a sentence, who stands in the way, and a hint."""
+
+    code: str
+    sentence: str
+    at: str = ""
+    hint: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Chain:
+    """A maximal run of affine nodes, each the only reader of the one before: target = affine(source)."""
+
+    nodes: list[Node]
+    source: Value
+    target: Value
+    affine: Affine
+
+
+@dataclass(eq=False, slots=True)
+class Decision:
+    """What becomes of one chain.
+
+    `way`: "up" (into the operators before it), "down" (into those behind it), "drop" (it does nothing), "merge" (its
+    own nodes become fewer), "keep".
+    `into`: the nodes whose constants take it; `merged` when these are affines of another chain, which stays.
+    `through`: the nodes that it passes on the way.
+    `residue`: the affine that stays in the place of the chain, None when nothing does. `untouched`: the chain is left
+    exactly as it is.
+    `reasons`: why it, or what is left of it, could not go up and could not go down.
+    """
+
+    chain: Chain
+    way: str = "keep"
+    into: list[Node] = field(default_factory=list)
+    through: list[Node] = field(default_factory=list)
+    merged: bool = False
+    residue: Affine | None = None
+    untouched: bool = False
+    reasons: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Stayed:
+    """A BatchNorm (or affine look-alike with a constant) that is no per-channel affine at all, and why."""
+
+    node: str
+    type: str
+    reason: Refusal
+
+
+@dataclass(eq=False, slots=True)
+class Plan:
+    """All decisions over one graph, and what the edited graph looks like.
+
+    `weights`: for each linear node whose parameters change, what it absorbs. `aliases`: a value that vanishes -> the
+    value its readers read instead (follow with `resolve`). `names`: a surviving value -> the name it takes over from
+    a value that vanishes (so that every name that survives at the end of a fold has the content it had).
+    """
+
+    decisions: list[Decision] = field(default_factory=list)
+    stayed: list[Stayed] = field(default_factory=list)
+    weights: dict[Node, Absorbed] = field(default_factory=dict)
+    aliases: dict[Value, Value] = field(default_factory=dict)
+    names: dict[Value, str] = field(default_factory=dict)
+
+    def resolve(self, value: Value) -> Value:
+        """The value that stands for `value` in the edited graph."""
+        while value in self.aliases:
+            value = self.aliases[value]
+        return value
+
+    def name(self, value: Value) -> str:
+        """The name of a surviving value in the edited graph."""
+        return self.names.get(value, value.name)
+
+    @property
+    def changes(self) -> bool:
+        """False when there is nothing to fold, merge or drop."""
+        return any(not d.untouched for d in self.decisions)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What affines cost in a document, so that the planner can tell whether a residue is cheaper than its chain.
+
+    `cost(nodes)`: of a chain's nodes as they stand. `price(affine, nodes)`: of what the document would write for
+    `affine` in the place of `nodes`; 0 where nothing would stay.
+    """
+
+    cost: Callable[[Sequence[Node]], int]
+    price: Callable[[Affine, Sequence[Node]], int]

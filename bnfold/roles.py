@@ -1,0 +1,211 @@
+"""What a node is to the planner: a linear operator that can absorb an affine, or an affine that wants to be absorbed.
+
+LINEAR and AFFINE are tables from operator to a function that reads the node; each function answers with the role, or
+refuses with the reason why this node has not got it. Opset differences are inside these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .affine import Affine, Float64, Layout, batch_norm
+from .carry import Refused, padded, refuse, shape_of
+from .graph import Node, Tensor
+from .records import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = gain·(W x) + bias_gain·bias with constant W and bias.
+
+    `out_axis` is the axis of y that carries W's output channels, `in_axis` that of x for its input channels.
+    `data_slot`, `weight_slot`, `bias_slot` are inputs of the node; `bias_slot` is None where the operator has no bias.
+    `edge` is the reason why a shift of x cannot be absorbed: at its border the operator reads zeros.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    layout: Layout
+    out_axis: int
+    in_axis: int
+    data_slot: int = 0
+    weight_slot: int = 1
+    bias_slot: int | None = 2
+    gain: float = 1.0
+    bias_gain: float = 1.0
+    edge: Refusal | None = None
+
+
+def weights(node: Node, slot: int) -> Tensor:
+    """The constant weights of a linear node; refuses when they are computed at run time or no floats."""
+    tensor = node.constant(slot)
+    if tensor is None:
+        value = node.input(slot)
+        code, hint = (value.note if value is not None and value.note else ("dynamic", ""))
+        raise refuse(code, f"the weights of {node.op} {node.name!r} are not constant", node, hint)
+    return floats(tensor, node)
+
+
+def floats(tensor: Tensor, node: Node) -> Tensor:
+    if tensor.dtype.kind in "biuc":
+        raise refuse("dtype", f"{node.op} {node.name!r} works on {tensor.dtype}", node)
+    return tensor
+
+
+def bias(node: Node, slot: int) -> Tensor | None:
+    value = node.input(slot)
+    if value is None:
+        return None
+    if value.tensor is None:
+        code, hint = value.note or ("dynamic", "")
+        raise refuse(code, f"the bias of {node.op} {node.name!r} is not constant", node, hint)
+    return value.tensor
+
+
+def conv(node: Node) -> Linear:
+    edge = None
+    if padded(node):
+        edge = Refusal("padding", f"{node.op} {node.name!r} reads zero padding, which a shift does not reach", node.name)
+    layout = Layout("conv", int(node.attribute("group", 1)))
+    return Linear(weights(node, 1), bias(node, 2), layout, 1, 1, edge=edge)
+
+
+def conv_transpose(node: Node) -> Linear:
+    weight = weights(node, 1)
+    single = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in node.attribute("strides", ()))
+    edge = None
+    if not single or padded(node) or any(node.attribute("output_padding", ())) or "output_shape" in node.attributes:
+        what = f"{node.op} {node.name!r} adds up a different number of elements at its border"
+        edge = Refusal("padding", what, node.name)
+    layout = Layout("deconv", int(node.attribute("group", 1)))
+    return Linear(weight, bias(node, 2), layout, 1, 1, edge=edge)
+
+
+def gemm(node: Node) -> Linear:
+    """alpha·A'B' + beta·C with one of A, B constant. C may broadcast: (), (N,), (1, N), (M, 1), (M, N)."""
+    alpha, beta = float(node.attribute("alpha", 1.0)), float(node.attribute("beta", 1.0))
+    trans_a, trans_b = bool(node.attribute("transA", 0)), bool(node.attribute("transB", 0))
+    if node.constant(1) is not None:
+        layout = Layout("rows" if trans_b else "columns")
+        return Linear(weights(node, 1), bias(node, 2), layout, 1, 0 if trans_a else 1, gain=alpha, bias_gain=beta)
+    layout = Layout("columns" if trans_a else "rows")
+    in_axis = 1 if trans_b else 0
+    return Linear(weights(node, 0), bias(node, 2), layout, 0, in_axis, 1, 0, gain=alpha, bias_gain=beta)
+
+
+def matmul(node: Node) -> Linear:
+    """W on the right mixes the last axis, W on the left the last but one; it has no bias."""
+    left = node.constant(1) is None and node.constant(0) is not None
+    weight = weights(node, 0 if left else 1)
+    rank = len(shape_of(node.inputs[1 if left else 0], node))
+    if len(weight.shape) != 2 or rank < 2:
+        raise refuse("rank", f"the weights of {node.op} {node.name!r} are no matrix", node)
+    if left:
+        return Linear(weight, None, Layout("rows"), rank - 2, rank - 2, 1, 0, None)
+    return Linear(weight, None, Layout("columns"), rank - 1, rank - 1, 0, 1, None)
+
+
+LINEAR: dict[str, Callable[[Node], Linear]] = {
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "Gemm": gemm,
+    "MatMul": matmul,
+}
+
+
+def operand(node: Node, slot: int) -> Float64:
+    """The constant at `slot` as an array of the rank of the other input; refuses if it would change that input's shape."""
+    tensor = floats(node.inputs[slot].tensor, node)  # type: ignore[union-attr,arg-type]
+    shape = shape_of(node.inputs[1 - slot], node)
+    if len(tensor.shape) > len(shape):
+        raise refuse("broadcast", f"the constant of {node.op} {node.name!r} adds axes to its input", node)
+    array = tensor.float64().reshape((1,) * (len(shape) - len(tensor.shape)) + tensor.shape)
+    for extent, own in zip(shape, array.shape, strict=True):
+        if own != 1 and extent != own:
+            known = "is not known to have" if extent is None else "does not have"
+            what = f"the input of {node.op} {node.name!r} {known} the extents {tensor.shape} of its constant"
+            raise refuse("broadcast", what, node)
+    return array
+
+
+def arithmetic(node: Node) -> Affine | None:
+    """Mul, Add, Sub, Div of one value and one constant; None where both are values."""
+    slots = [slot for slot in (0, 1) if node.constant(slot) is not None]
+    if len(slots) != 1 or (node.op == "Div" and slots == [0]):
+        return None
+    c = operand(node, slots[0])
+    one, zero = np.ones((1,) * c.ndim), np.zeros((1,) * c.ndim)
+    if node.op == "Mul":
+        return Affine(c, zero)
+    if node.op == "Div":
+        with np.errstate(divide="ignore"):
+            return Affine(1 / c, zero)
+    if node.op == "Add":
+        return Affine(one, c)
+    return Affine(-one, c) if slots == [0] else Affine(one, -c)
+
+
+def negation(node: Node) -> Affine:
+    rank = len(shape_of(node.inputs[0], node))
+    return Affine(-np.ones((1,) * rank), np.zeros((1,) * rank))
+
+
+def normalization(node: Node) -> Affine:
+    """BatchNormalization of opsets 1 to 15 at inference; opset 7 dropped is_test, 9 dropped spatial, 14 added training_mode."""
+    spread = [value for value in node.outputs[1:] if value.name]
+    if node.attribute("training_mode", 0) or spread or (node.version < 7 and not node.attribute("is_test", 0)):
+        what = f"{node.name!r} normalises by the statistics of the batch"
+        raise refuse("batch-statistics", what, node, "export the model for inference")
+    shape = shape_of(node.inputs[0], node)
+    trailing = (1,) * (len(shape) - 2) if node.version >= 9 or node.attribute("spatial", 1) else ()
+    gamma, beta, mean, variance = (parameter(node, slot, trailing) for slot in (1, 2, 3, 4))
+    eps = float(node.attribute("epsilon", 1e-5))
+    bad = ~(np.isfinite(variance) & (variance + eps > 0))
+    if bad.any():
+        channels = ", ".join(str(c) for c in np.argwhere(bad.reshape(-1))[:8, 0])
+        what = f"variance + eps of {node.name!r} is not positive in channels {channels}"
+        raise refuse("variance", what, node, "the channels are broken in the trained model")
+    return Affine(*batch_norm(gamma, beta, mean, variance, eps))
+
+
+def parameter(node: Node, slot: int, trailing: tuple[int, ...]) -> Float64:
+    """One of the four parameters, shaped to broadcast: (1, C, 1, ...)."""
+    value = node.input(slot)
+    if value is None or value.tensor is None:
+        code, hint = (value.note if value is not None and value.note else ("dynamic", ""))
+        raise refuse(code, f"a parameter of {node.name!r} is not constant", node, hint)
+    return value.tensor.float64().reshape((1, *value.tensor.shape, *trailing))
+
+
+AFFINE: dict[str, Callable[[Node], Affine | None]] = {
+    "BatchNormalization": normalization,
+    "Mul": arithmetic,
+    "Add": arithmetic,
+    "Sub": arithmetic,
+    "Div": arithmetic,
+    "Neg": negation,
+}
+
+
+def linear(node: Node) -> Linear | Refusal:
+    """The linear role of `node`, or why it has none."""
+    try:
+        return LINEAR[node.op](node)
+    except Refused as answer:
+        return answer.refusal
+
+
+def affine(node: Node) -> Affine | Refusal | None:
+    """The affine that `node` is, None if it does not look like one, or why it looks like one and is none."""
+    if node.op not in AFFINE:
+        return None
+    try:
+        found = AFFINE[node.op](node)
+        if found is None or found.finite:
+            return found
+        raise refuse("finite", f"the constants of {node.op} {node.name!r} are not finite, or divide by 0", node)
+    except Refused as answer:
+        return answer.refusal
