@@ -82,11 +82,11 @@ def fitted(node: Node, value: Value, array: Float64) -> Float64:
     repeated = list(range(missing)) + [i + missing for i, extent in enumerate(shape) if extent == 1]
     if any(array.shape[axis] != 1 for axis in repeated):
         raise refuse("axis", f"{node.op} {node.name!r} repeats {value.name!r} along the channels", node)
-    flat = array.reshape(array.shape[missing:])
-    for extent, wanted in zip(shape, flat.shape, strict=True):
-        if wanted != 1 and extent != wanted:
+    fit: Float64 = array.reshape(array.shape[missing:])
+    for known, own in zip(shape, fit.shape, strict=True):
+        if own not in (1, known):
             raise refuse("shape", f"the extents of {value.name!r} at {node.op} {node.name!r} are not known", node)
-    return flat
+    return fit
 
 
 def spread_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
