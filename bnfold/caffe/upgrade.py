@@ -1,0 +1,101 @@
+"""Net descriptions of 2013 (V0) and 2014 (V1) as today's layers.
+
+What Caffe itself does when it loads such a file (upgrade_proto.cpp), for what a layer is at inference.
+"""
+
+from __future__ import annotations
+
+from .prototxt import Entry, Kind, Message
+from .typed import fill, set_field
+from . import caffe_pb2 as pb
+
+_V1_ENUM = (  # today's name by the number in V1LayerParameter.LayerType
+    "", "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss", "Flatten", "HDF5Data",
+    "HDF5Output", "Im2col", "ImageData", "InfogainLoss", "InnerProduct", "LRN", "MultinomialLogisticLoss", "Pooling",
+    "ReLU", "Sigmoid", "Softmax", "SoftmaxWithLoss", "Split", "TanH", "WindowData", "Eltwise", "Power",
+    "SigmoidCrossEntropyLoss", "HingeLoss", "MemoryData", "ArgMax", "Threshold", "DummyData", "Slice", "MVN", "AbsVal",
+    "Silence", "ContrastiveLoss", "Exp", "Deconvolution",
+)  # fmt: skip
+V1_TYPES = dict(enumerate(_V1_ENUM))
+V1_NUMBERS = {name: number for number, name in V1_TYPES.items() if name}
+_FORK_TYPES = {"BN": "BN", "UPSAMPLE": "Upsample", "PRELU": "PReLU"}  # SegNet and others added to the enum
+
+_V0_TYPES = {
+    "accuracy": "Accuracy", "bnll": "BNLL", "concat": "Concat", "conv": "Convolution", "data": "Data",
+    "dropout": "Dropout", "euclidean_loss": "EuclideanLoss", "flatten": "Flatten", "hdf5_data": "HDF5Data",
+    "hdf5_output": "HDF5Output", "im2col": "Im2col", "images": "ImageData", "infogain_loss": "InfogainLoss",
+    "innerproduct": "InnerProduct", "lrn": "LRN", "multinomial_logistic_loss": "MultinomialLogisticLoss",
+    "pool": "Pooling", "relu": "ReLU", "sigmoid": "Sigmoid", "softmax": "Softmax", "softmax_loss": "SoftmaxWithLoss",
+    "split": "Split", "tanh": "TanH", "window_data": "WindowData",
+}  # fmt: skip
+_V0_PARAMS = {
+    "conv": "convolution_param", "innerproduct": "inner_product_param", "pool": "pooling_param", "lrn": "lrn_param",
+    "dropout": "dropout_param", "concat": "concat_param", "data": "data_param", "images": "image_data_param",
+    "hdf5_data": "hdf5_data_param", "window_data": "window_data_param",
+}  # fmt: skip
+_V0_FIELDS = {"biasterm": "bias_term", "kernelsize": "kernel_size", "batchsize": "batch_size"}
+_V0_TRANSFORMS = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
+_SPECS = {"blobs_lr": "lr_mult", "weight_decay": "decay_mult", "param": "name", "blob_share_mode": "share_mode"}
+
+
+def v1_type(block: Message) -> str:
+    """Today's name for the type of a V1 block, or of the V0 block inside it. Raises InputError for an unknown one."""
+    v0 = block.first("layer")
+    entry = block.first("type") if v0 is None else v0.message().first("type")
+    if entry is None:
+        return ""
+    if v0 is not None:
+        known, word = _V0_TYPES, entry.string()
+    else:
+        known = _FORK_TYPES | {name: V1_TYPES[number] for name, number in pb.V1LayerParameter.LayerType.items()}
+        word = entry.word()
+    if word not in known:
+        if word == "padding":
+            raise entry.fail(
+                "padding layers of 2013 are not supported", "Caffe's tool upgrade_net_proto_text brings the file up to date"
+            )
+        raise entry.fail(f"`{word}` is no layer type of this old format", "newer types need `layer { type: \"...\" }`")
+    return known[word]
+
+
+def fill_v1(param: pb.LayerParameter, block: Message, unknown: list[str]) -> None:
+    """Fill the typed parameters from a V1 block, the V0 block inside it included."""
+    v0 = block.first("layer")
+    fill(param, block, unknown, skip={"name", "type", "bottom", "top", "blobs", "layer", *_SPECS})
+    _fill_specs(param, block)
+    if v0 is not None:
+        _fill_specs(param, v0.message())
+        _fill_v0(param, v0.message(), unknown)
+
+
+def _fill_specs(param: pb.LayerParameter, block: Message) -> None:
+    """The n-th `blobs_lr`, `weight_decay` and `param` name make the n-th ParamSpec."""
+    for old, new in _SPECS.items():
+        for index, entry in enumerate(block.all(old)):
+            while len(param.param) <= index:
+                param.param.add()
+            set_field(param.param[index], new, entry)
+
+
+def _fill_v0(param: pb.LayerParameter, block: Message, unknown: list[str]) -> None:
+    target = _V0_PARAMS.get(block.string("type"), "")
+    for entry in block.entries:
+        if entry.name in ("name", "type", "blobs", *_SPECS):
+            continue
+        if not _set_v0(param, target, entry):
+            unknown.append(entry.name)
+
+
+def _set_v0(param: pb.LayerParameter, target: str, entry: Entry) -> bool:
+    if entry.name in _V0_TRANSFORMS:
+        set_field(param.transform_param, _V0_TRANSFORMS[entry.name], entry)
+        return True
+    name = _V0_FIELDS.get(entry.name, entry.name)
+    message = getattr(param, target) if target else None
+    if message is None or name not in message.DESCRIPTOR.fields_by_name:
+        return False
+    if entry.kind is Kind.MESSAGE:
+        fill(getattr(message, name), entry.message(), [])
+    else:
+        set_field(message, name, entry)
+    return True
