@@ -161,7 +161,7 @@ def in_part(decision: Decision, view: View, style: Style) -> bool:
         return False
     for way, moving, rest in parts(chain.affine):
         residue = trimmed(rest())
-        if not fits(residue, chain) or style.price(residue, chain.nodes) >= style.cost(chain.nodes):
+        if not fits(residue, chain) or style.price(residue) >= style.cost(chain.nodes):
             continue
         asking = Asking(view)
         try:
@@ -179,7 +179,7 @@ def in_place(decision: Decision, view: View, style: Style) -> None:
     chain = decision.chain
     residue = trimmed(chain.affine)
     decision.residue = residue
-    cheaper = fits(residue, chain) and style.price(residue, chain.nodes) < style.cost(chain.nodes)
+    cheaper = fits(residue, chain) and style.price(residue) < style.cost(chain.nodes)
     if cheaper or chain in view.composed:
         decision.way = "merge"
     else:
