@@ -1,0 +1,201 @@
+"""A Caffe net: the layers of a prototxt that a phase has, each with the weights that Caffe would load for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..errors import InputError
+from . import caffe_pb2 as pb
+from .caffemodel import Blob, Caffemodel
+from .phases import is_included
+from .prototxt import Entry, Message, read
+from .typed import fill, set_field
+from .upgrade import fill_v1, v1_type
+
+Phase = Literal["TRAIN", "TEST"]
+
+
+@dataclass(eq=False, slots=True)
+class Layer:
+    """One layer. Names are as in the file; `param` has the values of the text, and the net's phase where it gives none.
+
+    `block` is its text, None for the layer that stands for the net's `input` fields. `unknown` lists the fields that
+    no schema knows. `blobs` are the weights as Caffe's rules assign them: empty where the caffemodel has none, shorter
+    than Caffe wants where it has too few. `weight_index` is the layer's own place in the caffemodel; `shared` has, for
+    each `param`, the name under which that blob is shared.
+    """
+
+    name: str
+    type: str
+    bottoms: list[str]
+    tops: list[str]
+    param: pb.LayerParameter
+    block: Message | None
+    where: str
+    unknown: list[str] = field(default_factory=list)
+    blobs: list[Blob] = field(default_factory=list)
+    weight_index: int | None = None
+
+    @property
+    def shared(self) -> list[str | None]:
+        return [spec.name or None for spec in self.param.param]
+
+
+@dataclass(eq=False, slots=True)
+class CaffeNet:
+    """A net in one phase. `inactive` are the layers that the rules leave out; `version` is that of the text: 0, 1, 2."""
+
+    name: str
+    text: Message
+    weights: Caffemodel | None
+    layers: list[Layer]
+    inactive: list[Layer]
+    version: int
+
+    def twins(self, layer: Layer) -> list[Layer]:
+        """The layers of other phases under the name of `layer`: they share its weights, and go when it goes."""
+        return [other for other in self.inactive if other.name == layer.name]
+
+
+def load(
+    prototxt: Path,
+    caffemodel: Path | None,
+    *,
+    phase: Phase = "TEST",
+    stages: Sequence[str] = (),
+    level: int = 0,
+) -> CaffeNet:
+    """The net of `prototxt` in a phase, at a level and with `stages` beside those of the text, with its weights.
+
+    Raises InputError with file, line and column, and the layer, for what Caffe would not load.
+    """
+    root = read(prototxt)
+    entries, version = _layer_entries(root)
+    state = _state(root, phase, stages, level)
+    layers, inactive = _input_layers(root), []
+    for entry in entries:
+        layer = _layer(entry, version)
+        if is_included(state, layer.param):
+            layers.append(layer)
+        else:
+            inactive.append(layer)
+    for layer in layers:
+        if not layer.param.HasField("phase"):
+            layer.param.phase = state.phase
+    weights = None if caffemodel is None else Caffemodel(caffemodel)
+    if weights is not None:
+        _assign(layers, weights)
+    return CaffeNet(root.string("name"), root, weights, layers, inactive, version)
+
+
+def _layer_entries(root: Message) -> tuple[list[Entry], int]:
+    """The layers' blocks and the version of their format."""
+    v2, v1 = root.all("layer"), root.all("layers")
+    if v1 and v2:
+        raise v1[0].fail("the file mixes `layer` and `layers`", "Caffe refuses it; write all blocks in one of the two forms")
+    if not v1 and not v2:
+        solver = any(root.first(name) for name in ("net", "train_net", "base_lr"))
+        raise root.fail("the file has no layers", "this is a solver; give the net that it names" if solver else "")
+    v0 = any(entry.message().first("layer") for entry in v1)
+    return v1 or v2, 0 if v0 else 1 if v1 else 2
+
+
+def _state(root: Message, phase: Phase, stages: Sequence[str], level: int) -> pb.NetState:
+    """Of the text's `state` the stages count; phase and level are the caller's, as in Caffe."""
+    state = pb.NetState()
+    for block in root.messages("state"):
+        fill(state, block, [])
+    state.phase = pb.Phase.Value(phase)
+    state.level = level
+    state.stage.extend(stages)
+    return state
+
+
+def _input_layers(root: Message) -> list[Layer]:
+    """The Input layer that the net's own `input`, `input_dim` and `input_shape` stand for, if there are any."""
+    inputs, dims, shapes = root.all("input"), root.all("input_dim"), root.all("input_shape")
+    if not inputs:
+        return []
+    layer = Layer("input", "Input", [], root.strings("input"), pb.LayerParameter(name="input", type="Input"), None, "")
+    layer.where = f"{inputs[0].source.where(inputs[0].start)}, layer input"
+    param = layer.param.input_param
+    for entry in shapes:
+        fill(param.shape.add(), entry.message(), [])
+    if not shapes:
+        for index, entry in enumerate(dims):
+            set_field(param.shape.add() if index % 4 == 0 else param.shape[-1], "dim", entry)
+    if len(param.shape) != len(inputs) or (not shapes and len(dims) % 4):
+        raise inputs[0].fail(
+            f"the net has {len(inputs)} `input` fields, {len(shapes)} `input_shape` and {len(dims)} `input_dim`",
+            "each input needs one `input_shape`, or four `input_dim`",
+        )
+    return [layer]
+
+
+def _layer(entry: Entry, version: int) -> Layer:
+    block = entry.message()
+    name = _name(block)
+    where = f"{entry.source.where(entry.start)}, layer {name or '(no name)'}"
+    param = pb.LayerParameter()
+    unknown: list[str] = []
+    try:
+        if version == 2:
+            kind = block.string("type")
+            fill(param, block, unknown)
+        else:
+            kind = v1_type(block)
+            fill_v1(param, block, unknown)
+        if param.include and param.exclude:
+            raise block.fail("a layer can have `include` or `exclude` rules, not both")
+        if not kind:
+            raise block.fail("the layer has no type")
+        if stored := block.first("blobs"):
+            raise stored.fail("weights inside a prototxt are not supported", "put them into a caffemodel")
+    except InputError as error:
+        raise InputError(error.what, where=f"{error.where}, layer {name or '(no name)'}", hint=error.hint) from None
+    return Layer(name, kind, block.strings("bottom"), block.strings("top"), param, block, where, unknown)
+
+
+def _name(block: Message) -> str:
+    v0 = block.first("layer")
+    return (block if v0 is None else v0.message()).string("name")
+
+
+def _assign(layers: Sequence[Layer], weights: Caffemodel) -> None:
+    """Give the layers their blobs as Caffe's CopyTrainedLayersFrom does.
+
+    The stored layers are copied in their order, each into the first layer of its name, so that a later one of the same
+    name overwrites it. Blobs shared under one name are one blob: whoever comes last in the caffemodel wins for all.
+    """
+    first: dict[str, Layer] = {}
+    for layer in layers:
+        first.setdefault(layer.name, layer)
+    slots: dict[object, Blob] = {}
+    for stored in weights.layers:
+        target = first.get(stored.name)
+        if target is not None:
+            target.weight_index = stored.index
+            slots.update(zip(_slots(target), stored.blobs, strict=False))
+    for layer in layers:
+        layer.blobs = _filled(layer, weights, slots)
+
+
+def _slots(layer: Layer) -> Iterator[object]:
+    """What names the memory of each blob of a layer: the shared name, or the layer and the blob's index."""
+    shared = layer.shared
+    for index in range(1 << 10):
+        yield (shared[index] if index < len(shared) else None) or (id(layer), index)
+
+
+def _filled(layer: Layer, weights: Caffemodel, slots: dict[object, Blob]) -> list[Blob]:
+    """The layer's blobs up to the first that nothing was stored for; no more than it has in the caffemodel itself."""
+    most = None if layer.weight_index is None else len(weights.layers[layer.weight_index].blobs)
+    blobs: list[Blob] = []
+    for slot in _slots(layer):
+        if slot not in slots or len(blobs) == most:
+            break
+        blobs.append(slots[slot])
+    return blobs
