@@ -1,0 +1,189 @@
+"""Graph -> ONNX file, without importing `onnx`: the structure at once, each tensor only while it is being written.
+
+A constant is written in the dtype of its Value, so a Tensor that holds float64 (a BatchNorm's derived parameters) behind
+a float32 Value is rounded once, here. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import wire
+from .graph import Graph, Node, Tensor, Value
+
+LIMIT = 2**31 - 1
+"""Protobuf's longest message, in bytes."""
+
+ELEMENT_TYPES = {
+    "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
+    "float64": 11, "uint32": 12, "uint64": 13, "bfloat16": 16,
+}  # fmt: skip
+"""NumPy's (and ml_dtypes') name -> TensorProto.DataType."""
+
+_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = range(1, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a model says of itself. `opset` is the version of the standard domain, `batch` names unknown first extents."""
+
+    opset: int
+    ir_version: int
+    producer: str = ""
+    producer_version: str = ""
+    doc: str = ""
+    metadata: Mapping[str, str] | None = None
+    batch: str = ""
+
+
+def write(graph: Graph, header: Header) -> wire.Rope:
+    """The model as a Rope; its tensors are loaded when the Rope is written."""
+    model = wire.Rope(wire.integer(1, header.ir_version))
+    for number, value in ((2, header.producer), (3, header.producer_version), (6, header.doc)):
+        if value:
+            model.add(wire.string(number, value))
+    model.add_message(7, _graph(graph, header.batch, _Names()))
+    for domain, version in sorted(_domains(graph, header.opset).items()):
+        model.add(wire.delimited(8, (wire.string(1, domain) if domain else b"") + wire.integer(2, version)))
+    for key, text in sorted((header.metadata or {}).items()):
+        model.add(wire.delimited(14, wire.string(1, key) + wire.string(2, text)))
+    return model
+
+
+def _domains(graph: Graph, opset: int) -> dict[str, int]:
+    used = {"": opset}
+    for node in graph.nodes:
+        domain = node.op.rpartition(".")[0]
+        used[domain] = max(used.get(domain, 1), node.version)
+        for value in node.attributes.values():
+            if isinstance(value, Graph):
+                used |= _domains(value, opset)
+    return used
+
+
+class _Names:
+    """Initializers, one for each stored tensor, shape and dtype, however many values show it; and unique node names."""
+
+    def __init__(self) -> None:
+        self._first: dict[Any, str] = {}
+        self._nodes: set[str] = set()
+        self.found: list[Value] = []
+
+    def node(self, node: Node) -> str:
+        """The node's name, or one derived from it where another node has it: runtimes refuse two nodes of one name."""
+        name, count = node.name, 1
+        while name in self._nodes:
+            name = f"{node.name}/{node.op}" + (f"_{count}" if count > 1 else "")
+            count += 1
+        self._nodes.add(name)
+        return name
+
+    def name(self, value: Value) -> str:
+        if value.tensor is None:
+            return value.name
+        identity = value.tensor.key, value.tensor.shape, str(value.dtype)
+        if identity not in self._first:
+            self._first[identity] = value.name
+            self.found.append(value)
+        return self._first[identity]
+
+
+def _graph(graph: Graph, batch: str, names: _Names) -> wire.Rope:
+    body, before = wire.Rope(), len(names.found)
+    for node in graph.nodes:
+        body.add_message(1, _node(node, batch, names))
+    outputs = [names.name(value) for value in graph.outputs]
+    body.add(wire.string(2, graph.name or "net"))
+    for value in names.found[before:]:
+        if value.tensor is not None:
+            body.add_message(5, tensor(value.name, value.tensor, value.dtype or value.tensor.dtype))
+    for value in graph.inputs:
+        body.add(wire.delimited(11, _value_info(value.name, value, batch)))
+    for name, value in zip(outputs, graph.outputs, strict=True):
+        body.add(wire.delimited(12, _value_info(name, value, batch)))
+    return body
+
+
+def _node(node: Node, batch: str, names: _Names) -> wire.Rope:
+    domain, _, op = node.op.rpartition(".")
+    inputs = ["" if value is None else names.name(value) for value in node.inputs]
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    head = [wire.string(1, name) for name in inputs] + [wire.string(2, value.name) for value in node.outputs]
+    rope = wire.Rope(b"".join(head) + wire.string(3, names.node(node)) + wire.string(4, op))
+    for name, value in node.attributes.items():
+        rope.add_message(5, _attribute(name, value, batch, names))
+    if domain:
+        rope.add(wire.string(7, domain))
+    return rope
+
+
+def _attribute(name: str, value: Any, batch: str, names: _Names) -> wire.Rope:
+    rope = wire.Rope(wire.string(1, name))
+    if isinstance(value, Tensor):
+        rope.add_message(5, tensor("", value, value.dtype))
+        kind = _TENSOR
+    elif isinstance(value, Graph):
+        rope.add_message(6, _graph(value, batch, names))
+        kind = _GRAPH
+    else:
+        payload, kind = _plain(value)
+        rope.add(payload)
+    rope.add(wire.integer(20, kind))
+    return rope
+
+
+def _plain(value: Any) -> tuple[bytes, int]:
+    """Payload and AttributeType of a number, a string or a sequence of one of them."""
+    if isinstance(value, str | bytes):
+        return wire.delimited(4, _encoded(value)), _STRING
+    if isinstance(value, int):
+        return wire.integer(3, value), _INT
+    if isinstance(value, float):
+        return wire.tag(2, wire.FIXED32) + struct.pack("<f", value), _FLOAT
+    items = list(value)
+    if items and isinstance(items[0], str | bytes):
+        return b"".join(wire.delimited(9, _encoded(item)) for item in items), _STRINGS
+    if items and isinstance(items[0], float):
+        return b"".join(wire.tag(7, wire.FIXED32) + struct.pack("<f", item) for item in items), _FLOATS
+    return b"".join(wire.integer(8, item) for item in items), _INTS
+
+
+def _encoded(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+
+
+def tensor(name: str, source: Tensor, dtype: np.dtype[Any]) -> wire.Rope:
+    """A TensorProto of `dtype` whose raw data is loaded and rounded when it is written."""
+    little = dtype.newbyteorder("<")
+
+    def produce() -> memoryview:
+        return np.ascontiguousarray(source.load(), little).reshape(-1).view(np.uint8).data
+
+    head = b"".join(wire.integer(1, extent) for extent in source.shape) + wire.integer(2, ELEMENT_TYPES[dtype.name])
+    head += wire.string(8, name) if name else b""
+    size = dtype.itemsize * int(np.prod(source.shape, dtype=np.int64))
+    rope = wire.Rope(head + wire.tag(9, wire.BYTES) + wire.varint(size))
+    if size:
+        rope.add(wire.Lazy(size, produce))
+    return rope
+
+
+def _value_info(name: str, value: Value, batch: str) -> bytes:
+    kind = b"" if value.dtype is None else wire.integer(1, ELEMENT_TYPES[value.dtype.name])
+    if value.shape is not None:
+        kind += wire.delimited(2, b"".join(_dimensions(value.shape, batch)))
+    return wire.string(1, name) + wire.delimited(2, wire.delimited(1, kind))
+
+
+def _dimensions(shape: Sequence[int | None], batch: str) -> Iterable[bytes]:
+    for axis, extent in enumerate(shape):
+        if extent is not None:
+            yield wire.delimited(1, wire.integer(1, extent))
+        else:
+            yield wire.delimited(1, wire.string(2, batch) if batch and axis == 0 else b"")
