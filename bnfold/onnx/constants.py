@@ -1,0 +1,151 @@
+"""Constant expressions: nodes whose inputs are all constants, as constants that are computed when they are asked for.
+
+Values are computed in the stored types, as a runtime would. Shapes and types come from shape inference, so nothing is
+computed to know what it will be. Operators that draw at random, or whose arithmetic is a runtime's own, are not here.
+Operator semantics: https://github.com/onnx/onnx/blob/main/docs/Operators.md
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..graph import Array, Node, Tensor
+from ..shapes_values import integers
+
+LARGEST = 1 << 30
+"""An expression with more work than this, in elements over all its nodes, is not taken for a constant."""
+KEPT = 1 << 16
+"""Results of up to this many elements are kept, so that long chains of small expressions stay cheap."""
+
+Compute = Callable[[Node, list[Array]], Array]
+
+
+def _reshape(node: Node, given: list[Array]) -> Array:
+    return given[0].reshape(_known(node))
+
+
+def _known(node: Node) -> tuple[int, ...]:
+    """The output's extents, all of which are known for a constant expression."""
+    return tuple(extent for extent in node.outputs[0].shape or () if extent is not None)
+
+
+def _filled(node: Node, _: list[Array]) -> Array:
+    value = node.attribute("value", None)
+    fill: Any = np.float32(0) if value is None else value.load().reshape(-1)[0]
+    return np.broadcast_to(fill, _known(node))
+
+
+def _shape(node: Node, given: list[Array]) -> Array:
+    return np.array(given[0].shape[node.attribute("start", 0) : node.attribute("end", None)], np.int64)
+
+
+def _slice(node: Node, given: list[Array]) -> Array:
+    starts, ends = integers(node, "starts", 1) or (), integers(node, "ends", 2) or ()
+    axes = integers(node, "axes", 3) or tuple(range(len(starts)))
+    steps = integers(node, "steps", 4) or (1,) * len(starts)
+    index = [slice(None)] * given[0].ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        extent = given[0].shape[axis]
+        stop = None if step < 0 and end + (extent if end < 0 else 0) < 0 else end
+        index[axis] = slice(start, stop, step)
+    return given[0][tuple(index)]
+
+
+def _power(base: Array, exponent: Array) -> Array:
+    return np.power(base, exponent).astype(base.dtype)
+
+
+ARITHMETIC: dict[str, tuple[str, Callable[..., Array]]] = {
+    "Identity": ("fiub", np.asarray),
+    "Cast": ("fiub", np.asarray),
+    "Add": ("fiu", np.add),
+    "Sub": ("fiu", np.subtract),
+    "Mul": ("fiu", np.multiply),
+    "Div": ("f", np.divide),
+    "Pow": ("f", _power),
+    "Neg": ("fi", np.negative),
+    "Sqrt": ("f", np.sqrt),
+    "Exp": ("f", np.exp),
+    "Reciprocal": ("f", np.reciprocal),
+}
+"""Operator -> the kinds of types that its first input may have, and what it computes of its inputs alone."""
+
+MOVES: dict[str, Compute] = {
+    "Transpose": lambda node, given: given[0].transpose(node.attribute("perm", None)),
+    "Unsqueeze": _reshape,
+    "Squeeze": _reshape,
+    "Reshape": _reshape,
+    "Flatten": _reshape,
+    "Expand": lambda node, given: np.broadcast_to(given[0], _known(node)),
+    "ConstantOfShape": _filled,
+    "Shape": _shape,
+    "Gather": lambda node, given: np.take(given[0], given[1], axis=node.attribute("axis", 0)),
+    "Slice": _slice,
+    "Concat": lambda node, given: np.concatenate(given, axis=node.attribute("axis", 1)),
+}
+"""Operator -> how it picks, repeats and orders elements; the output's inferred shape stands for the arguments."""
+
+
+def _meaning(node: Node, dtype: np.dtype[Any]) -> Compute | None:
+    """What `node` computes of constants the first of which is of `dtype`; None where that is not for us."""
+    kinds, function = ARITHMETIC.get(node.op, ("", None))
+    if function is not None and _kind(dtype) in kinds:
+        return lambda _, given: function(*given)
+    return MOVES.get(node.op)
+
+
+class Expressions:
+    """Makes constants of nodes over constants, and remembers how much work each of them stands for."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.work: dict[Tensor, int] = {}
+
+    def tensor(self, node: Node) -> Tensor | None:
+        """What `node`, all of whose inputs are constants, computes; None where that cannot be told.
+
+        It has one output, whose shape and type have been inferred.
+        """
+        tensors = [value.tensor for value in node.inputs if value is not None and value.tensor is not None]
+        target, shape = node.outputs[0], node.outputs[0].shape
+        compute = _meaning(node, tensors[0].dtype)
+        if compute is None or target.dtype is None or shape is None or None in shape:
+            return None
+        extents = _known(node)
+        size = math.prod(extents)
+        work = size + sum(self.work.get(tensor, 0) for tensor in tensors)
+        if work > LARGEST:
+            return None
+        found = Tensor(node, extents, target.dtype, self._loader(node, compute, tensors, extents, size <= KEPT))
+        self.work[found] = size if size <= KEPT else work
+        return found
+
+    def _loader(
+        self, node: Node, compute: Compute, given: list[Tensor], shape: tuple[int, ...], keep: bool
+    ) -> Callable[[], Array]:
+        kept: list[Array] = []
+
+        def load() -> Array:
+            if kept:
+                return kept[0]
+            try:
+                with np.errstate(all="ignore"):
+                    array = compute(node, [tensor.load() for tensor in given])
+                    array = array.astype(node.outputs[0].dtype, copy=False).reshape(shape)
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                what = f"the constants of {node.op} {node.name!r} do not fit together ({error})"
+                raise InputError(what, where=self.where) from None
+            if keep:
+                kept.append(array)
+            return array
+
+        return load
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    return "f" if dtype.name == "bfloat16" else dtype.kind

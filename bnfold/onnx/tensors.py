@@ -1,0 +1,213 @@
+"""The content of tensors: TensorProto and SparseTensorProto as constants whose arrays are loaded when asked for.
+
+Arrays are views of the mapped file wherever the stored form allows it. Data outside the model is confined to the
+model's folder. Semantics: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto and docs/ExternalData.md
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from ..errors import BnfoldError, InputError
+from ..files import open_mapped
+from ..graph import Array, Tensor
+from ..wire import Field
+from .messages import StoredSparse, StoredTensor
+from .model import Data
+
+DType = np.dtype[Any]
+
+_NUMPY = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4"}
+_NUMPY |= {13: "<u8", 14: "<c8", 15: "<c16"}
+BFLOAT16 = 16
+OPAQUE = np.dtype("V1")
+"""Stands for element types that no fold touches: strings, and floats and integers of 8 bits and less in new formats."""
+
+
+def element_type(code: int) -> DType:
+    """The dtype of a TensorProto.DataType; OPAQUE where folding has no use for it."""
+    if code == BFLOAT16:
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+    return np.dtype(_NUMPY[code]) if code in _NUMPY else OPAQUE
+
+
+def element_code(dtype: DType) -> int:
+    """The TensorProto.DataType of a dtype that `element_type` gives."""
+    if dtype.name == "bfloat16":
+        return BFLOAT16
+    return next(code for code, name in _NUMPY.items() if np.dtype(name) == dtype)
+
+
+class External:
+    """The files beside a model that hold tensors, each mapped once."""
+
+    def __init__(self, folder: Path | None, where: str) -> None:
+        self.folder = folder
+        self.where = where
+        self.files: dict[str, memoryview] = {}
+
+    def span(self, tensor: StoredTensor, size: int) -> tuple[str, int, int]:
+        """Location, offset and length of a tensor's data, `size` bytes where the model does not tell.
+
+        Raises InputError where that is nothing in the folder.
+        """
+        entries = tensor.external or {}
+        location = entries.get("location", "")
+        room = len(self.open(location, tensor.name))
+        try:
+            offset = int(entries.get("offset") or 0)
+            length = int(entries.get("length") or size)
+        except ValueError:
+            raise self._fault(tensor.name, "has an offset or length that is no number") from None
+        if offset < 0 or length < 0 or offset + length > room:
+            hint = "was the data file copied whole?"
+            raise self._fault(tensor.name, f"runs past the end of {location!r}", hint)
+        return location, offset, length
+
+    def open(self, location: str, name: str) -> memoryview:
+        """The content of the file at `location`, which must lie in the model's folder, links resolved."""
+        if location in self.files:
+            return self.files[location]
+        path = self.path(location, name)
+        try:
+            self.files[location] = open_mapped(path)
+        except BnfoldError as error:
+            hint = "the model's data files must lie beside it"
+            raise self._fault(name, f"has its data in {location!r}: {error.what}", hint) from None
+        return self.files[location]
+
+    def path(self, location: str, name: str) -> Path:
+        """Where `location` is. Raises InputError when it leaves the model's folder."""
+        if self.folder is None:
+            raise self._fault(name, f"has its data in {location!r}, and the folder of the model is not known")
+        outside = self._fault(name, f"has its data in {location!r}, which is outside the model's folder")
+        windows = PureWindowsPath(location)
+        if not location or "\0" in location or windows.drive or windows.root or ".." in windows.parts:
+            raise outside
+        try:
+            path = (self.folder / location).resolve()
+        except (OSError, RuntimeError):
+            raise outside from None
+        if not path.is_relative_to(self.folder.resolve()):
+            raise outside
+        return path
+
+    def _fault(self, name: str, what: str, hint: str = "") -> InputError:
+        return InputError(f"the tensor {name!r} {what}", where=self.where, hint=hint)
+
+
+class Tensors:
+    """Makes constants of a model's stored tensors."""
+
+    def __init__(self, data: Data, external: External) -> None:
+        self.data = data
+        self.external = external
+
+    def dense(self, stored: StoredTensor, key: Hashable, name: str = "") -> Tensor:
+        """A TensorProto as a constant. Raises InputError where its size does not fit its extents."""
+        dtype = element_type(stored.type)
+        self._check(stored, dtype, name or stored.name)
+        return Tensor(key, stored.dims, dtype, lambda: self._load(stored, dtype, name or stored.name))
+
+    def sparse(self, stored: StoredSparse, key: Hashable) -> Tensor:
+        """A SparseTensorProto as the dense constant that it stands for."""
+        values = self.dense(stored.values, stored.values)
+        indices = self.dense(stored.indices, stored.indices, stored.name)
+        count, rank = values.shape[:1], len(stored.dims)
+        good = len(values.shape) == 1 and indices.dtype == np.int64 and indices.shape in (count, (*count, rank))
+        if not good or any(extent < 0 for extent in stored.dims):
+            raise self._fault(stored.name, "is sparse and its values and indices do not fit together")
+        return Tensor(key, stored.dims, values.dtype, lambda: self._scatter(stored, values, indices))
+
+    def _fault(self, name: str, what: str) -> InputError:
+        return InputError(f"the tensor {name!r} {what}", where=self.data.where, hint="the file may be damaged")
+
+    def _check(self, stored: StoredTensor, dtype: DType, name: str) -> None:
+        if any(extent < 0 for extent in stored.dims):
+            raise self._fault(name, f"has a negative extent in {stored.dims}")
+        size = math.prod(stored.dims) * dtype.itemsize
+        length = size
+        if stored.external is not None:
+            _, _, length = self.external.span(stored, 0 if dtype == OPAQUE else size)
+        elif dtype != OPAQUE and stored.payload:
+            forms = {part.number for part in stored.payload}
+            if len(forms) > 1 or not forms <= _forms(dtype):
+                raise self._fault(name, f"holds its data in a form that does not fit {dtype}")
+            if forms.issubset((4, 9, 10)):
+                length = sum(part.end - part.body for part in stored.payload)
+        elif dtype != OPAQUE:
+            length = 0
+        if dtype != OPAQUE and length != size:
+            raise self._fault(name, f"has the extents {stored.dims} and {length} bytes of {dtype}")
+
+    def _load(self, stored: StoredTensor, dtype: DType, name: str) -> Array:
+        if dtype == OPAQUE:
+            raise self._fault(name, f"has the element type {stored.type}, which bnfold does not read")
+        count = math.prod(stored.dims)
+        if stored.external is not None:
+            location, offset, length = self.external.span(stored, count * dtype.itemsize)
+            content = self.external.open(location, name)[offset : offset + length]
+            return np.frombuffer(content, dtype).reshape(stored.dims)
+        parts = [self._part(part, dtype, name) for part in stored.payload]
+        array = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype), *parts])
+        if array.size != count:
+            raise self._fault(name, f"has the extents {stored.dims} and {array.size} elements")
+        return array.reshape(stored.dims)
+
+    def _part(self, part: Field, dtype: DType, name: str) -> Array:
+        """What one field holds. 16-bit floats in int32_data are the integers of their bits."""
+        content = self.data.buffer[part.body : part.end]
+        if part.number in (4, 9, 10):
+            return np.frombuffer(content, dtype)
+        found = varints(np.frombuffer(content, np.uint8))
+        if found is None:
+            raise self._fault(name, "holds an integer that does not end")
+        if dtype.kind == "f" or dtype.name == "bfloat16":
+            return found.astype(np.uint16).view(dtype)
+        return found.astype(dtype, copy=False)
+
+    def _scatter(self, stored: StoredSparse, values: Tensor, indices: Tensor) -> Array:
+        result: Array = np.zeros(math.prod(stored.dims), values.dtype)
+        where = indices.load()
+        if where.ndim == 2:
+            where = where @ np.cumprod([1, *stored.dims[:0:-1]])[::-1].astype(np.int64)
+        if where.size and not (0 <= where.min() and where.max() < result.size):
+            raise self._fault(stored.name, "is sparse and has an index outside its extents")
+        result[where] = values.load()
+        return result.reshape(stored.dims)
+
+
+def _forms(dtype: DType) -> set[int]:
+    """The data fields of TensorProto that may hold elements of `dtype`."""
+    if dtype in (np.float32, np.complex64):
+        return {4, 9}
+    if dtype in (np.float64, np.complex128):
+        return {9, 10}
+    if dtype == np.int64:
+        return {7, 9}
+    return {9, 11} if dtype in (np.uint32, np.uint64) else {5, 9}
+
+
+def varints(raw: Array) -> Array | None:
+    """All base-128 integers in a run of bytes as int64; None where the run is cut or an integer is too long."""
+    if not raw.size:
+        return np.zeros(0, np.int64)
+    last = np.flatnonzero(raw < 128)
+    if not last.size or last[-1] != raw.size - 1:
+        return None
+    first = np.concatenate(([0], last[:-1] + 1))
+    lengths = last - first + 1
+    if lengths.max() > 10:
+        return None
+    result = np.zeros(last.size, np.uint64)
+    for k in range(int(lengths.max())):
+        longer = np.flatnonzero(lengths > k)
+        result[longer] |= (raw[first[longer] + k] & np.uint64(127)).astype(np.uint64) << np.uint64(7 * k)
+    return result.view(np.int64)
