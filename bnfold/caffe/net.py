@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,12 @@ Phase = Literal["TRAIN", "TEST"]
 
 @dataclass(eq=False, slots=True)
 class Layer:
-    """One layer. Names are as in the file; `param` has the values of the text, and the net's phase where it gives none.
+    """One layer, its names as they are in the file, and `where` it stands, for errors.
 
-    `block` is its text, None for the layer that stands for the net's `input` fields. `unknown` lists the fields that
-    no schema knows. `blobs` are the weights as Caffe's rules assign them: empty where the caffemodel has none, shorter
-    than Caffe wants where it has too few. `weight_index` is the layer's own place in the caffemodel; `shared` has, for
-    each `param`, the name under which that blob is shared.
+    `param` has the values of the text, and the net's phase where it gives none; `unknown` lists the fields that no
+    schema knows. `block` is its text, None for the layer that stands for the net's `input` fields. `blobs` are the
+    weights as Caffe's rules assign them: empty where the caffemodel has none, shorter than Caffe wants where it has too
+    few. `weight_index` is the layer's own place in the caffemodel.
     """
 
     name: str
@@ -41,12 +42,13 @@ class Layer:
 
     @property
     def shared(self) -> list[str | None]:
+        """For each `param` of the layer the name under which that blob is shared."""
         return [spec.name or None for spec in self.param.param]
 
 
 @dataclass(eq=False, slots=True)
 class CaffeNet:
-    """A net in one phase. `inactive` are the layers that the rules leave out; `version` is that of the text: 0, 1, 2."""
+    """A net in one phase. `inactive` are the layers that the rules leave out; `version` is the text's: 0, 1 or 2."""
 
     name: str
     text: Message
@@ -95,7 +97,7 @@ def _layer_entries(root: Message) -> tuple[list[Entry], int]:
     """The layers' blocks and the version of their format."""
     v2, v1 = root.all("layer"), root.all("layers")
     if v1 and v2:
-        raise v1[0].fail("the file mixes `layer` and `layers`", "Caffe refuses it; write all blocks in one of the two forms")
+        raise v1[0].fail("the file mixes `layer` and `layers`", "Caffe refuses that; use one of the two for all")
     if not v1 and not v2:
         solver = any(root.first(name) for name in ("net", "train_net", "base_lr"))
         raise root.fail("the file has no layers", "this is a solver; give the net that it names" if solver else "")
@@ -117,11 +119,10 @@ def _state(root: Message, phase: Phase, stages: Sequence[str], level: int) -> pb
 def _input_layers(root: Message) -> list[Layer]:
     """The Input layer that the net's own `input`, `input_dim` and `input_shape` stand for, if there are any."""
     inputs, dims, shapes = root.all("input"), root.all("input_dim"), root.all("input_shape")
-    if not inputs:
+    if not inputs or not (dims or shapes):  # without shapes Caffe ignores the names: an Input layer gives them
         return []
-    layer = Layer("input", "Input", [], root.strings("input"), pb.LayerParameter(name="input", type="Input"), None, "")
-    layer.where = f"{inputs[0].source.where(inputs[0].start)}, layer input"
-    param = layer.param.input_param
+    layer_param = pb.LayerParameter(name="input", type="Input", top=root.strings("input"))
+    param = layer_param.input_param
     for entry in shapes:
         fill(param.shape.add(), entry.message(), [])
     if not shapes:
@@ -132,7 +133,8 @@ def _input_layers(root: Message) -> list[Layer]:
             f"the net has {len(inputs)} `input` fields, {len(shapes)} `input_shape` and {len(dims)} `input_dim`",
             "each input needs one `input_shape`, or four `input_dim`",
         )
-    return [layer]
+    where = f"{inputs[0].source.where(inputs[0].start)}, layer input"
+    return [Layer("input", "Input", [], root.strings("input"), layer_param, None, where)]
 
 
 def _layer(entry: Entry, version: int) -> Layer:
@@ -186,7 +188,7 @@ def _assign(layers: Sequence[Layer], weights: Caffemodel) -> None:
 def _slots(layer: Layer) -> Iterator[object]:
     """What names the memory of each blob of a layer: the shared name, or the layer and the blob's index."""
     shared = layer.shared
-    for index in range(1 << 10):
+    for index in itertools.count():
         yield (shared[index] if index < len(shared) else None) or (id(layer), index)
 
 

@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import open_mapped
 
 _TOKEN = re.compile(
     r"""(?:[ \t\r\n\f\v]++|\#[^\n]*+)*+
@@ -35,6 +36,7 @@ _ESCAPE = re.compile(
 )
 _SIMPLE = dict(zip(b"abfnrtv\\?'\"", b"\a\b\f\n\r\t\v\\?'\"", strict=True))
 _MAX_DEPTH = 100
+_MAX_SIZE = 1 << 28
 
 
 class Kind(Enum):
@@ -76,8 +78,9 @@ class Listing:
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One `name: value`, parent.entries[index]: text[start:end], its value text[value:end], with a separator text[start:stop].
+    """One `name: value`, parent.entries[index]. It is text[start:end], with a separator behind it text[start:stop].
 
+    Its value is text[value:end], with the tree of it in `block` where it is one.
     Each element of a list is an entry of the list's name that starts at its value.
     """
 
@@ -183,11 +186,12 @@ class Message:
 
 def read(path: Path) -> Message:
     """The tree of the text file at `path`. Raises InputError when it cannot be read or is not protobuf text."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", where=str(path)) from None
-    return parse(data, str(path))
+    data = open_mapped(path)
+    if len(data) > _MAX_SIZE:
+        raise InputError(
+            f"{len(data)} bytes are no prototxt", where=str(path), hint="give the prototxt first, then the caffemodel"
+        )
+    return parse(bytes(data), str(path))
 
 
 def parse(data: bytes, name: str) -> Message:
@@ -291,7 +295,9 @@ class _Parser:
             block = self._block(name)
         else:
             kind = self._scalar(name)
-        entry = Entry(self.source, parent, len(parent.entries), name, kind, start, value, self.last, self.last, None, block)
+        entry = Entry(
+            self.source, parent, len(parent.entries), name, kind, start, value, self.last, self.last, None, block
+        )
         if block is not None:
             block.entry = entry
         parent.entries.append(entry)

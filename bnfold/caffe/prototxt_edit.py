@@ -1,7 +1,7 @@
 """Changes to a prototxt that leave every other byte alone.
 
-Edits are collected against the parsed tree and applied in one pass. A removed block takes its lines with it, comments on
-them and in it included; free-standing comments stay. What is inserted copies the style of its neighbours.
+Edits are collected against the parsed tree and applied in one pass. A removed block takes its lines with it, comments
+on them and in it included; free-standing comments stay. What is inserted copies the style of its neighbours.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ What Caffe itself does when it loads such a file (upgrade_proto.cpp), for what a
 
 from __future__ import annotations
 
+from . import caffe_pb2 as pb
 from .prototxt import Entry, Kind, Message
 from .typed import fill, set_field
-from . import caffe_pb2 as pb
 
 _V1_ENUM = (  # today's name by the number in V1LayerParameter.LayerType
     "", "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss", "Flatten", "HDF5Data",
@@ -51,10 +51,9 @@ def v1_type(block: Message) -> str:
         word = entry.word()
     if word not in known:
         if word == "padding":
-            raise entry.fail(
-                "padding layers of 2013 are not supported", "Caffe's tool upgrade_net_proto_text brings the file up to date"
-            )
-        raise entry.fail(f"`{word}` is no layer type of this old format", "newer types need `layer { type: \"...\" }`")
+            hint = "Caffe's tool upgrade_net_proto_text brings the file up to date"
+            raise entry.fail("padding layers of 2013 are not supported", hint)
+        raise entry.fail(f"`{word}` is no layer type of this old format", 'newer types need `layer { type: "..." }`')
     return known[word]
 
 

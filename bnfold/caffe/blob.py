@@ -1,0 +1,148 @@
+"""A BlobProto: its shape and where its values lie, without decoding them; and the writing of a new one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import wire
+from ..errors import InputError
+from ..wire import BYTES, FIXED32, FIXED64, VARINT, Field, Lazy, Rope, WireError
+
+_FLOATS, _SHAPE, _DOUBLES = 5, 7, 8  # in BlobProto; 1 to 4 are the legacy shape
+_ITEM_SIZES = {_FLOATS: 4, _DOUBLES: 8}
+_DIM = 1  # in BlobShape
+_MAX_AXES = 32  # of Caffe
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Blob:
+    """One stored blob: `count` values of `dtype` in `shape`. A `legacy` shape is (num, channels, height, width).
+
+    `where` names file, layer and blob. `field` is the whole BlobProto in `data`, `run` the values if in one piece.
+    """
+
+    where: str
+    data: memoryview
+    field: Field
+    shape: tuple[int, ...]
+    legacy: bool
+    dtype: np.dtype[Any]
+    count: int
+    run: tuple[int, int] | None
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether Caffe loads this blob into a parameter of `shape`: alike, or alike in a legacy shape's last axes."""
+        if self.legacy and len(shape) <= 4:
+            shape = (1,) * (4 - len(shape)) + shape
+        return self.shape == shape
+
+    def array(self) -> npt.NDArray[Any]:
+        """The values in `shape`: a read-only view of the file where they lie in one piece, else a copy."""
+        data = b"".join(self._pieces()) if self.run is None else self.data[slice(*self.run)]
+        return np.frombuffer(data, self.dtype).reshape(self.shape)
+
+    def _pieces(self) -> Iterator[memoryview]:
+        number = _FLOATS if self.dtype.itemsize == _ITEM_SIZES[_FLOATS] else _DOUBLES
+        for part in wire.fields(self.data, self.field.body, self.field.end):
+            if part.number == number and _holds_values(part):
+                yield self.data[part.body : part.end]
+
+
+class NewBlob(NamedTuple):
+    """A blob to write: `load` makes its array of `shape` when it is written as `dtype` (float32 or float64).
+
+    `legacy` writes the shape as num, channels, height, width, filled up with ones from the left.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    legacy: bool
+    load: Callable[[], npt.NDArray[Any]]
+
+
+def decode(data: memoryview, field: Field, where: str) -> Blob:
+    """The BlobProto `field`. Any legacy extent outweighs the shape, any double the floats, as in Caffe.
+
+    Raises InputError where it is broken, or its values are not as many as its shape says.
+    """
+    legacy: dict[int, int] = {}
+    dims: list[int] = []
+    runs: dict[int, list[tuple[int, int]]] = {number: [] for number in _ITEM_SIZES}
+    sizes = dict.fromkeys(_ITEM_SIZES, 0)
+    try:
+        for part in wire.fields(data, field.body, field.end):
+            if _holds_values(part):
+                sizes[part.number] += part.end - part.body
+                if len(runs[part.number]) < 2:  # one is a view, more are to be joined; unpacked values are many
+                    runs[part.number].append((part.body, part.end))
+            elif part.number == _SHAPE and part.wire == BYTES:
+                dims += _dims(data, part)
+            elif part.number < _FLOATS and part.wire == VARINT:
+                legacy[part.number] = wire.signed(part.value)
+    except WireError as error:
+        raise InputError(f"the blob cannot be decoded: {error}", where=where) from None
+    number = _DOUBLES if sizes[_DOUBLES] else _FLOATS
+    shape = tuple(legacy.get(axis, 0) for axis in range(1, 5)) if legacy else tuple(dims)
+    count = _checked_count(shape, sizes[number] // _ITEM_SIZES[number], where)
+    run = runs[number][0] if len(runs[number]) == 1 else None
+    return Blob(where, data, field, shape, bool(legacy), np.dtype(f"<f{_ITEM_SIZES[number]}"), count, run)
+
+
+def _holds_values(part: Field) -> bool:
+    """Whether a field of a BlobProto holds values, packed or a single one."""
+    itemsize = _ITEM_SIZES.get(part.number)
+    if itemsize is None or part.wire not in (BYTES, FIXED32 if itemsize == 4 else FIXED64):
+        return False
+    if (part.end - part.body) % itemsize:
+        raise WireError("a value is cut in two", part.end)
+    return True
+
+
+def _dims(data: memoryview, shape: Field) -> list[int]:
+    dims: list[int] = []
+    for dim in wire.fields(data, shape.body, shape.end):
+        if dim.number == _DIM and dim.wire in (VARINT, BYTES):
+            dims += wire.packed_varints(data, dim)
+        if len(dims) > _MAX_AXES:
+            raise WireError(f"the shape has more than {_MAX_AXES} axes", dim.start)
+    return dims
+
+
+def _checked_count(shape: tuple[int, ...], count: int, where: str) -> int:
+    text = "×".join(map(str, shape)) or "()"
+    if any(extent < 0 for extent in shape):
+        raise InputError(f"the shape {text} has a negative extent", where=where)
+    if count != math.prod(shape):
+        raise InputError(f"the shape {text} needs {math.prod(shape)} values, the file has {count}", where=where)
+    return count
+
+
+def encode(blob: NewBlob) -> Rope:
+    """A BlobProto with its fields in the order of their numbers, as protobuf writes them."""
+    dtype = blob.dtype.newbyteorder("<")
+    size = math.prod(blob.shape) * dtype.itemsize
+
+    def produce() -> memoryview:
+        array = np.ascontiguousarray(blob.load(), dtype)
+        return array.reshape(-1).view(np.uint8).data
+
+    values = Rope(Lazy(size, produce)) if size else Rope()
+    legacy = blob.legacy and len(blob.shape) <= 4
+    out = Rope()
+    if legacy:
+        for axis, extent in enumerate((1,) * (4 - len(blob.shape)) + blob.shape, 1):
+            out.add(wire.integer(axis, extent))
+    if dtype.itemsize == _ITEM_SIZES[_FLOATS]:
+        out.add_message(_FLOATS, values)
+    if not legacy:
+        dims = b"".join(map(wire.varint, blob.shape))
+        out.add(wire.delimited(_SHAPE, wire.delimited(_DIM, dims) if dims else b""))
+    if dtype.itemsize == _ITEM_SIZES[_DOUBLES]:
+        out.add_message(_DOUBLES, values)
+    return out
