@@ -6,6 +6,7 @@ is copied as it stands. Read are NetParameters with `layer` (100) and with the V
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +76,7 @@ class StoredLayer:
         for field in self.fields():
             if field.number == layout.name and field.wire == BYTES:
                 self.name = wire.text(model.data, field)
-            elif field.number == layout.type:
+            elif field.number == layout.type and field.wire in (BYTES, VARINT):
                 self.type = V1_TYPES.get(field.value, "") if field.wire == VARINT else wire.text(model.data, field)
             elif layout is _V1 and field.number == _V0_IN_V1:
                 raise InputError(
@@ -92,9 +93,10 @@ class StoredLayer:
     def blobs(self) -> list[Blob]:
         """Raises InputError for a blob that is broken or holds another number of values than its shape has."""
         if self._blobs is None:
-            found = [f for f in self.fields() if f.number == self.model.layout.blobs and f.wire == BYTES]
+            stored = (f for f in self.fields() if f.number == self.model.layout.blobs and f.wire == BYTES)
+            found = list(itertools.islice(stored, _MAX_BLOBS + 1))
             if len(found) > _MAX_BLOBS:
-                raise InputError(f"the layer has {len(found)} blobs", where=self.where)
+                raise InputError(f"the layer claims more than {_MAX_BLOBS} blobs", where=self.where)
             self._blobs = [
                 decode(self.model.data, field, f"{self.where}, blob {index}") for index, field in enumerate(found)
             ]
@@ -221,12 +223,14 @@ def _refuse_other_formats(data: memoryview, where: str) -> None:
 
 def _with_bias_term(param: bytes, value: bool, where: str) -> bytes:
     """The convolution_param or inner_product_param with `bias_term`, which is true where it is absent, set."""
+    stored = True
+    kept = bytearray()
     try:
-        parts = list(wire.fields(param))
+        for part in wire.fields(param):
+            if part.number == _BIAS_TERM:
+                stored = bool(part.value)
+            else:
+                kept += param[part.start : part.end]
     except WireError as error:
         raise InputError(f"the layer's parameters cannot be decoded: {error}", where=where) from None
-    stored = [part.value for part in parts if part.number == _BIAS_TERM]
-    if bool(stored[-1] if stored else True) == value:
-        return param
-    kept = b"".join(param[part.start : part.end] for part in parts if part.number != _BIAS_TERM)
-    return kept + wire.integer(_BIAS_TERM, value)
+    return param if stored == value else bytes(kept) + wire.integer(_BIAS_TERM, value)
