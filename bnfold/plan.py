@@ -54,7 +54,7 @@ def plan(graph: Graph, style: Style) -> Plan:
 
 def find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
     """The linear role of each node that could have one; a layer that lowers to several of them shares its weights."""
-    nodes = [node for node in graph.nodes if node.op in LINEAR]
+    nodes = [node for node in graph.nodes if node.op in LINEAR and not node.fixed]
     count: dict[object, int] = {}
     for node in nodes:
         count[node.origin] = count.get(node.origin, 0) + 1
@@ -161,7 +161,7 @@ def in_part(decision: Decision, view: View, style: Style) -> bool:
         return False
     for way, moving, rest in parts(chain.affine):
         residue = trimmed(rest())
-        if not fits(residue, chain) or style.price(residue) >= style.cost(chain.nodes):
+        if not fits(residue, chain) or style.price(residue) >= cost(chain, view, style):
             continue
         asking = Asking(view)
         try:
@@ -179,11 +179,15 @@ def in_place(decision: Decision, view: View, style: Style) -> None:
     chain = decision.chain
     residue = trimmed(chain.affine)
     decision.residue = residue
-    cheaper = fits(residue, chain) and style.price(residue) < style.cost(chain.nodes)
-    if cheaper or chain in view.composed:
+    if fits(residue, chain) and style.price(residue) < style.cost(chain.nodes) or chain in view.composed:
         decision.way = "merge"
     else:
         decision.untouched = True
+
+
+def cost(chain: Chain, view: View, style: Style) -> int:
+    """Of a chain as it would be left: its nodes, or what must be written anew because it took another chain."""
+    return style.price(chain.affine) if chain in view.composed else style.cost(chain.nodes)
 
 
 def trimmed(affine: Affine) -> Affine:

@@ -1,0 +1,126 @@
+"""A Caffe net as a document: lowered to a graph for the planner, edited by its plan, exported for the verifier."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..document import Runnable
+from ..errors import UsageError
+from ..graph import Graph, Value
+from ..onnx_writer import Header, write
+from ..records import Plan, Style
+from ..roles import LINEAR
+from ..wire import Rope
+from .edit import NetEdit
+from .lowering import Lowered, lower
+from .net import CaffeNet, Layer, Phase, load
+
+FOLDABLE = {"Convolution", "Deconvolution", "InnerProduct"}
+"""Types of layers whose blobs are the weights of the one linear node that they lower to; others only contain such."""
+
+
+@dataclass(eq=False)
+class CaffeDocument:
+    """A prototxt and its caffemodel, in one phase."""
+
+    net: CaffeNet
+    lowered: Lowered
+    sources: Sequence[Path]
+    style: Style = Style(batch_norm=3, layer=4)
+
+    @classmethod
+    def open(
+        cls,
+        prototxt: Path,
+        caffemodel: Path,
+        *,
+        phase: Phase = "TEST",
+        stages: Sequence[str] = (),
+        level: int = 0,
+        keep: Sequence[str] = (),
+        bn_blobs: str | None = None,
+    ) -> CaffeDocument:
+        """Read both files. Raises InputError for what Caffe would not load, UsageError for a `keep` that is no blob."""
+        net = load(prototxt, caffemodel, phase=phase, stages=stages, level=level)
+        lowered = lower(net, bn_order=bn_blobs)
+        for node in lowered.graph.nodes:
+            origin = node.origin
+            if node.op in LINEAR and isinstance(origin, Layer) and base_type(origin) not in FOLDABLE:
+                node.fixed = True
+        mark_kept(lowered, keep)
+        return cls(net, lowered, [prototxt, caffemodel])
+
+    def graphs(self) -> Sequence[Graph]:
+        return [self.lowered.graph]
+
+    def counts(self) -> Mapping[str, int]:
+        """Active layers by type; "parameters" counts each stored value once that a layer of the net loads."""
+        found = Counter(layer.type for layer in self.net.layers)
+        blobs = {id(blob): blob for layer in self.net.layers for blob in layer.blobs}
+        return {**found, "parameters": sum(math.prod(blob.shape) for blob in blobs.values())}
+
+    def folded(self, plans: Mapping[Graph, Plan], out: Path) -> Mapping[Path, Rope]:
+        """`out`.prototxt and `out`.caffemodel."""
+        edit = NetEdit(self.net, self.lowered, plans[self.lowered.graph])
+        texts = out.with_name(out.name + ".prototxt"), out.with_name(out.name + ".caffemodel")
+        assert self.net.weights is not None  # `open` wants a caffemodel
+        return {texts[0]: Rope(edit.prototxt()), texts[1]: edit.caffemodel(self.net.weights)}
+
+    def runnable(self, taps: Sequence[str]) -> Runnable:
+        """The net up to the layers that have no conversion, with the tops that `taps` name."""
+        tops = {name: value for name, value in self.tops()}
+        graph, left_out = convertible(self.lowered.graph, [tops[tap] for tap in taps if tap in tops])
+        found = [tap for tap in taps if tap in tops and tops[tap] in graph.outputs]
+        own = [value.name for value in self.lowered.graph.outputs if value in graph.outputs]
+        return Runnable(write(graph, Header()), own, [tops[tap].name for tap in found], left_out=left_out)
+
+    def tap(self, value: Value) -> str:
+        return next((name for name, top in self.tops() if top is value), "")
+
+    def folded_tap(self, plan: Plan, value: Value) -> str:
+        edit = NetEdit(self.net, self.lowered, plan)
+        found = plan.resolve(value)
+        host = next((host for host in edit.hosts.values() if host.target is found), None)
+        if host is not None:
+            return f"{host.layer.name}:0"
+        gone = {layer.name for layer in edit.removed}
+        tap = self.tap(found)
+        return "" if tap.rpartition(":")[0] in gone else tap
+
+    def tops(self) -> Iterator[tuple[str, Value]]:
+        """Every top under the name `layer:index`, which a fold does not change."""
+        for item in self.lowered.layers:
+            yield from ((f"{item.layer.name}:{i}", value) for i, value in enumerate(item.tops))
+
+
+def mark_kept(lowered: Lowered, keep: Sequence[str]) -> None:
+    """Have the blobs that the user names keep their content. A name written several times in place means the last."""
+    last = {name: value for item in lowered.layers for name, value in zip(item.layer.tops, item.tops, strict=True)}
+    for name in keep:
+        if name not in last:
+            raise UsageError(f"the net has no blob {name!r} to keep", hint="--keep takes the name of a top")
+        last[name].public = last[name].public or "kept by the user"
+
+
+def convertible(graph: Graph, taps: Sequence[Value]) -> tuple[Graph, list[str]]:
+    """The part of a graph that does not depend on layers without conversion, and the names of those."""
+    part = Graph(graph.name)
+    part.inputs = list(graph.inputs)
+    lost: set[Value] = set()
+    left_out, ends = [], []
+    for node in graph.nodes:
+        inputs = [value for value in node.inputs if value is not None]
+        opaque = node.op.startswith("caffe.")
+        if opaque or lost.intersection(inputs):
+            lost.update(node.outputs)
+            ends += [value for value in inputs if value not in lost and value.tensor is None]
+            left_out += [node.name] if opaque else []
+        else:
+            part.nodes.append(node)
+    wanted = [value for value in [*graph.outputs, *ends, *taps] if value not in lost]
+    part.outputs = list(dict.fromkeys(wanted))
+    return part, left_out
