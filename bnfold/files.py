@@ -15,7 +15,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from .errors import InputError, OutputError
 from .wire import Rope
@@ -59,7 +58,7 @@ class Staging:
         (self._room / "old").mkdir()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._room, ignore_errors=True)
 
     def path(self, target: Path) -> Path:

@@ -1,0 +1,212 @@
+"""The command line: arguments in, exit status out. The only module that prints; it imports the others as they are used.
+
+Exit status: 0 done; 1 verification failed; 2 usage; 3 bad input; 4 a BatchNorm was kept and --strict forbids it;
+5 could not write; 70 a fault of bnfold itself; 130 interrupted; 141 the reader of the output has gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .errors import BnfoldError, UsageError
+
+if TYPE_CHECKING:
+    from .pipeline import Options, Result
+
+EPILOG = """\
+other commands:
+  bnfold plan MODEL [WEIGHTS]                  tell what would be folded and what not, and why; write nothing
+  bnfold export PROTOTXT CAFFEMODEL -o OUT     write a Caffe net as ONNX
+  (a file that is called plan or export is given as ./plan or ./export)
+
+exit status: 0 done; 1 verification failed; 2 usage; 3 bad input; 4 a BatchNorm was kept and --strict forbids it;
+             5 could not write"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (`sys.argv` by default) and return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"plan": _plan, "export": _export}
+    command = commands.get(words[0] if words else "", _fold)
+    debug = "--debug" in words or bool(os.environ.get("BNFOLD_DEBUG"))
+    words = [word for word in words if word != "--debug"]
+    try:
+        command(words if command is _fold else words[1:])
+        sys.stdout.flush()
+    except BnfoldError as error:
+        return _fault(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at exit
+        return 141
+    except Exception as error:  # the last resort: no traceback for what a user cannot mend
+        if debug:
+            raise
+        print(f"bnfold: a fault of bnfold itself: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  hint: please report it with the model's graph and the output of --debug", file=sys.stderr)
+        return 70
+    return 0
+
+
+def _fold(words: Sequence[str]) -> None:
+    parser = _parser("bnfold", "Fold BatchNorm, Scale and other affine layers into their neighbours, exactly.", EPILOG)
+    _add_model(parser)
+    parser.add_argument("-o", "--out", metavar="OUT", required=True, help="the result: folded.onnx; folded for Caffe")
+    _add_reading(parser)
+    parser.add_argument("--strict", action="store_true", help="fail if a BatchNorm is kept")
+    parser.add_argument("--no-verify", action="store_true", help="write the result without running it")
+    parser.add_argument("--onnx", action="store_true", help="write the folded Caffe net as OUT.onnx too")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - is standard output")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--version", action="version", version=f"bnfold {__version__}")
+    given = parser.parse_args(words)
+    from . import pipeline
+
+    _refuse_overwriting(given.json, _sources(given))
+    options = _options(given, strict=given.strict, verify=not given.no_verify, onnx=given.onnx)
+    try:
+        result = pipeline.fold(_sources(given), given.out, options)
+    except (pipeline.KeptError, pipeline.MismatchError) as error:
+        _report(error.result, given.json, quiet=given.quiet)
+        raise
+    _report(result, given.json, quiet=given.quiet)
+
+
+def _plan(words: Sequence[str]) -> None:
+    parser = _parser("bnfold plan", "Tell what would be folded into what, what would be kept and why. Writes nothing.")
+    _add_model(parser)
+    _add_reading(parser)
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    given = parser.parse_args(words)
+    from . import pipeline
+
+    _report(pipeline.explain(_sources(given), _options(given)), "-" if given.json else None, quiet=False)
+
+
+def _export(words: Sequence[str]) -> None:
+    parser = _parser("bnfold export", "Write a Caffe net as ONNX.")
+    parser.add_argument("prototxt", metavar="PROTOTXT", help="the net's description")
+    parser.add_argument("caffemodel", metavar="CAFFEMODEL", help="its weights")
+    parser.add_argument("-o", "--out", metavar="OUT", required=True, help="the ONNX model to write")
+    _add_caffe_reading(parser)
+    parser.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators")
+    parser.add_argument("--ir-version", type=int, metavar="N", help="version of the ONNX format")
+    parser.add_argument("--dynamic-batch", action="store_true", help="leave the extent of the batch open")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=1x3x224x224", help="the shape of an input"
+    )
+    given = parser.parse_args(words)
+    inputs = dict(_input(word) for word in given.input)
+    from . import pipeline
+
+    chosen = {"opset": given.opset, "ir_version": given.ir_version}
+    how: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    how |= {"dynamic_batch": given.dynamic_batch, "inputs": inputs}
+    options = pipeline.Options(given.phase, tuple(given.stage), given.level, bn_blobs=given.bn_blobs)
+    result = pipeline.export(given.prototxt, given.caffemodel, given.out, options, **how)
+    for path, size in result.files.items():
+        print(f"{path}  {size:,} bytes")
+
+
+# ---------------------------------------------------------------------------------------------------------- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"{self.prog} --help")
+
+
+def _parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(name, description=description, epilog=epilog, formatter_class=kind, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a fault of bnfold itself")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="an ONNX model, or the prototxt of a Caffe net")
+    parser.add_argument("weights", metavar="WEIGHTS", nargs="?", help="the caffemodel of a Caffe net")
+
+
+def _add_caffe_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--phase", choices=["TEST", "TRAIN"], default="TEST", help="the net's phase (default: TEST)")
+    parser.add_argument("--stage", action="append", default=[], metavar="S", help="a stage of the net's state")
+    parser.add_argument("--level", type=int, default=0, metavar="N", help="the level of the net's state")
+    parser.add_argument(
+        "--bn-blobs", metavar="ORDER", help="the order of a BatchNorm's blobs, where the file leaves it open"
+    )
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    _add_caffe_reading(parser)
+    parser.add_argument("--keep", action="append", default=[], metavar="BLOB", help="a value to keep, name and content")
+    parser.add_argument("--freeze", action="store_true", help="take overridable initializers of ONNX for constants")
+
+
+def _sources(given: argparse.Namespace) -> list[Path]:
+    return [Path(word) for word in (given.model, given.weights) if word is not None]
+
+
+def _options(given: argparse.Namespace, **asked: bool) -> Options:
+    from .pipeline import Options
+
+    chosen: dict[str, Any] = {"phase": given.phase, "level": given.level, "bn_blobs": given.bn_blobs, **asked}
+    return Options(stages=tuple(given.stage), keep=tuple(given.keep), freeze=given.freeze, **chosen)
+
+
+def _input(word: str) -> tuple[str, tuple[int, ...]]:
+    """`data=1x3x224x224` as a name and a shape; a name may hold an equals sign."""
+    name, _, shape = word.rpartition("=")
+    try:
+        extents = tuple(int(extent) for extent in shape.split("x"))
+    except ValueError:
+        extents = ()
+    if not name or not extents or min(extents) < 1:
+        raise UsageError(f"--input {word!r} is no name with a shape", hint="such as --input data=1x3x224x224")
+    return name, extents
+
+
+def _refuse_overwriting(report: str | None, sources: Sequence[Path]) -> None:
+    if report and report != "-" and Path(report).resolve() in [source.resolve() for source in sources]:
+        raise UsageError(f"--json {report} would overwrite the model")
+
+
+# ------------------------------------------------------------------------------------------------------------- output
+
+
+def _report(result: Result, json_file: str | None, *, quiet: bool) -> None:
+    """The tables on stdout, unless JSON goes there."""
+    from . import report
+
+    data = report.as_data(result)
+    if json_file:
+        import json
+
+        text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+        if json_file == "-":
+            print(text, end="")
+            return
+        _write(Path.cwd() / json_file, text)
+    if not quiet:
+        report.write_text(report.as_tables(data), sys.stdout)
+
+
+def _write(path: Path, text: str) -> None:
+    from .files import Staging
+    from .wire import Rope
+
+    with Staging(path.parent) as staging:
+        staging.write(path, Rope(text.encode("utf-8", "surrogateescape")))
+        staging.commit()
+
+
+def _fault(error: BnfoldError) -> int:
+    print(f"bnfold: {error}", file=sys.stderr)
+    return error.status

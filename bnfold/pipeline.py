@@ -1,0 +1,292 @@
+"""From files to files: open, plan, write aside, verify what was written, put it in place.
+
+The folded model is read back from the disk before it is verified, so what is proven is what stays there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+from .errors import InputError, StrictError, UsageError, VerificationError
+from .files import Staging, open_mapped
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .document import Document
+    from .graph import Graph
+    from .records import Plan
+    from .verify import Verification
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Source: TypeAlias = "PathLike | Sequence[PathLike]"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a model is read, and what is asked of the result.
+
+    `phase` ("TEST" or "TRAIN"), `stages`, `level`: which layers of a Caffe net are active. `bn_blobs`: the order of
+    the blobs of BatchNorm layers, where the file leaves it open. `keep`: values that keep name and content. `freeze`:
+    take initializers that are also inputs of an ONNX model (IR version 4 or later) for constants. `strict`: a
+    BatchNorm that stays is an error. `verify`: prove the result before it is put in place. `onnx`: write the folded
+    Caffe net as ONNX too.
+    """
+
+    phase: Literal["TEST", "TRAIN"] = "TEST"
+    stages: tuple[str, ...] = ()
+    level: int = 0
+    keep: tuple[str, ...] = ()
+    freeze: bool = False
+    bn_blobs: str | None = None
+    strict: bool = False
+    verify: bool = True
+    onnx: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was planned and done. `plans`: by the graph's name. `before`, `after`: layers by type, and "parameters".
+
+    `files`: what was written, with sizes in bytes. `after` and `files` are empty where nothing was.
+    """
+
+    sources: tuple[Path, ...]
+    plans: tuple[tuple[str, Plan], ...]
+    before: Mapping[str, int]
+    after: Mapping[str, int] = field(default_factory=dict)
+    verification: Verification | None = None
+    files: Mapping[Path, int] = field(default_factory=dict)
+
+    @property
+    def kept_batch_norms(self) -> list[str]:
+        """The names of the BatchNorm layers that stay as they are."""
+        from .report import is_batch_norm, layer_type
+
+        names = [s.node for _, plan in self.plans for s in plan.stayed if is_batch_norm(s.type)]
+        for _, plan in self.plans:
+            chains = (d.chain.nodes for d in plan.decisions if d.untouched)
+            names += [node.name for nodes in chains for node in nodes if is_batch_norm(layer_type(node))]
+        return list(dict.fromkeys(names))
+
+
+class KeptError(StrictError):
+    """`result` holds the plan that keeps a BatchNorm."""
+
+    def __init__(self, result: Result) -> None:
+        kept = result.kept_batch_norms
+        names = ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
+        super().__init__(f"BatchNorm kept: {names}; nothing was written", hint="`bnfold plan` tells the reasons")
+        self.result = result
+
+
+class MismatchError(VerificationError):
+    """`result.verification` holds the figures."""
+
+    def __init__(self, cause: VerificationError, result: Result) -> None:
+        super().__init__(f"{cause.what}; nothing was written", where=cause.where, hint=cause.hint)
+        self.result = result
+
+
+def explain(source: Source, options: Options = Options()) -> Result:
+    """What `fold` would do with the model: a path, or a Caffe net's prototxt and caffemodel. Raises InputError."""
+    document = open_document(_paths(source), options)
+    return _planned(document)[0]
+
+
+@overload
+def fold(source: onnx.ModelProto, out: None = None, options: Options = ...) -> onnx.ModelProto: ...
+@overload
+def fold(source: Source, out: PathLike, options: Options = ...) -> Result: ...
+def fold(
+    source: onnx.ModelProto | Source, out: PathLike | None = None, options: Options = Options()
+) -> onnx.ModelProto | Result:
+    """Fold a model from its files to files, or an `onnx.ModelProto` to a new one.
+
+    `source`: the path of an ONNX model, or the paths of a Caffe net's prototxt and caffemodel in either order. `out`:
+    the name of the result, for Caffe without a suffix: `folded` gives folded.prototxt and folded.caffemodel. What
+    stands under these names is replaced when all has been verified, else it is untouched.
+
+    Raises InputError, VerificationError (MismatchError with the figures), StrictError, OutputError, UsageError.
+    """
+    if out is None:
+        return _fold_in_memory(source, options)
+    paths, target = _paths(source), _target(Path(out))
+    document = open_document(paths, options)
+    with contextlib.ExitStack() as stack:
+        verifier = _verifier(stack) if options.verify else None
+        result, plans = _planned(document)
+        if options.strict and result.kept_batch_norms:
+            raise KeptError(result)
+        staging = stack.enter_context(Staging(target.parent))
+        contents = document.folded(plans, target)
+        staged = [staging.write(path, rope) for path, rope in contents.items()]
+        folded = open_document(_models(staged), options)
+        result = replace(result, after=folded.counts())
+        if verifier is not None:
+            result = _verified(document, folded, result, plans, verifier)
+        if options.onnx:
+            _add_onnx(staging, _models(staged), target, options)
+        files = {path: staging.path(path).stat().st_size for path in staging.targets}
+        staging.commit()
+    return replace(result, files=files)
+
+
+def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Options = Options(), **how: Any) -> Result:
+    """Write a Caffe net as ONNX. `how`: what `bnfold.caffe.export.export` takes (opset, ir_version, ...).
+
+    Raises InputError and OutputError.
+    """
+    sources, target = _paths([prototxt, caffemodel]), _target(Path(out))
+    with Staging(target.parent) as staging:
+        _export(sources, staging.path(target), options, **how)
+        size = staging.path(target).stat().st_size
+        staging.commit()
+    return Result(sources, (), {}, files={target: size})
+
+
+# ---------------------------------------------------------------------------------------------------------- documents
+
+
+def open_document(paths: Sequence[Path], options: Options) -> Document:
+    """The model in these files, whose kind is told by their content. Raises InputError, UsageError."""
+    kinds = {path: _kind(path) for path in paths}
+    found = sorted(kinds.values())
+    if found == ["onnx"]:
+        from .onnx_document import OnnxDocument
+
+        return OnnxDocument.open(paths[0], freeze=options.freeze, keep=options.keep)
+    if found == ["caffemodel", "prototxt"]:
+        from .caffe.document import CaffeDocument
+
+        prototxt, caffemodel = _caffe_order(paths)
+        return CaffeDocument.open(
+            prototxt,
+            caffemodel,
+            phase=options.phase,
+            stages=options.stages,
+            level=options.level,
+            keep=options.keep,
+            bn_blobs=options.bn_blobs,
+        )
+    told = " and ".join(f"{path} ({kind})" for path, kind in kinds.items())
+    hint = "give one ONNX model, or the prototxt and the caffemodel of a Caffe net"
+    missing = {"prototxt": "the caffemodel is missing", "caffemodel": "the prototxt is missing"}
+    raise UsageError(f"{missing.get(' '.join(found), 'this is not one model')}: {told}", hint=hint)
+
+
+def _kind(path: Path) -> str:
+    """`onnx`, `caffemodel` or `prototxt`, by the first bytes, then by the top-level fields."""
+    from . import wire
+
+    with open_mapped(path) as data:
+        head = bytes(data[:4096])
+        if not any(byte < 9 or 13 < byte < 32 for byte in head):
+            return "prototxt"
+        try:
+            numbers = {part.number for part in wire.fields(data)}
+        except wire.WireError as error:
+            hint = "it is neither text nor a whole ONNX or Caffe model; was it copied or downloaded whole?"
+            raise InputError(f"cannot be read: {error}", where=str(path), hint=hint) from None
+    return "caffemodel" if numbers & {2, 100} and 7 not in numbers else "onnx"
+
+
+def _caffe_order(paths: Sequence[Path]) -> tuple[Path, Path]:
+    first, second = sorted(paths, key=lambda path: _kind(path) != "prototxt")
+    return first, second
+
+
+def _models(staged: Sequence[Path]) -> list[Path]:
+    """Of the files of a result those that `open_document` takes; the rest is external data."""
+    return [path for path in staged if path.suffix in (".prototxt", ".caffemodel")] or [staged[0]]
+
+
+def _paths(source: object) -> tuple[Path, ...]:
+    if isinstance(source, str | os.PathLike):
+        return (Path(source),)
+    if isinstance(source, Sequence):
+        return tuple(Path(path) for path in source)
+    raise UsageError(f"a path or a sequence of paths is needed, not {type(source).__name__}")
+
+
+def _target(out: Path) -> Path:
+    """`out`, made absolute; raises UsageError for what cannot name a file."""
+    if not out.name:
+        raise UsageError(f"-o must name a file, not {str(out)!r}", hint="such as -o folded")
+    return Path.cwd() / out
+
+
+# -------------------------------------------------------------------------------------------------------------- steps
+
+
+def _planned(document: Document) -> tuple[Result, dict[Graph, Plan]]:
+    from .plan import plan
+
+    plans = {graph: plan(graph, document.style) for graph in document.graphs()}
+    named = tuple((graph.name, made) for graph, made in plans.items())
+    return Result(tuple(document.sources), named, document.counts()), plans
+
+
+def _verifier(stack: contextlib.ExitStack) -> Any:
+    from .verify import Verifier
+
+    return stack.enter_context(Verifier())
+
+
+def _verified(
+    original: Document, folded: Document, result: Result, plans: Mapping[Graph, Plan], verifier: Any
+) -> Result:
+    """`result` with the verification's figures; raises MismatchError."""
+    from .verify import Verification
+    from .verify.taps import taps
+
+    if not any(plan.changes for plan in plans.values()) and _equal(original.sources, folded.sources):
+        return replace(result, verification=Verification(identical=True))
+    watched = taps(original, plans)
+    runnables = original.runnable([t.original for t in watched]), folded.runnable([t.folded for t in watched])
+    result = replace(result, verification=verifier.compare(*runnables, watched))
+    try:
+        assert result.verification is not None
+        result.verification.check()
+    except VerificationError as error:
+        raise MismatchError(error, result) from None
+    return result
+
+
+def _equal(sources: Sequence[Path], others: Sequence[Path]) -> bool:
+    pairs = list(zip(sources, others, strict=False))
+    return len(sources) == len(others) and all(filecmp.cmp(one, other, shallow=False) for one, other in pairs)
+
+
+def _add_onnx(staging: Staging, folded: Sequence[Path], target: Path, options: Options) -> None:
+    if len(folded) != 2:
+        raise UsageError("--onnx is for Caffe nets; this is an ONNX model already")
+    _export(folded, staging.path(target.with_name(target.name + ".onnx")), options)
+
+
+def _export(sources: Sequence[Path], staged: Path, options: Options, **how: Any) -> None:
+    from .caffe.export import export as write
+
+    chosen = {"phase": options.phase, "stages": options.stages, "level": options.level, "bn_blobs": options.bn_blobs}
+    write(*_caffe_order(sources), staged, **chosen, **how)
+
+
+def _fold_in_memory(source: object, options: Options) -> onnx.ModelProto:
+    import onnx
+
+    if not isinstance(source, onnx.ModelProto):
+        raise UsageError("`out` is needed to fold files", hint="give the name of the result")
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        before, after = Path(folder) / "model.onnx", Path(folder) / "folded.onnx"
+        before.write_bytes(source.SerializeToString())
+        fold(before, after, options)
+        result = onnx.ModelProto()
+        result.ParseFromString(after.read_bytes())
+    return result

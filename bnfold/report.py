@@ -1,0 +1,269 @@
+"""A result for people and for programs: records become plain data, data becomes tables, tables become text.
+
+`as_data` is the JSON form, versioned by `records.SCHEMA`; every other form is made from it, so that all say the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from . import __version__
+from .records import SCHEMA, Decision, Refusal
+
+if TYPE_CHECKING:
+    from .graph import Node
+    from .pipeline import Result
+    from .verify import Compared, Verification
+
+Data = dict[str, Any]
+
+WAYS = {
+    "up": "into the layers before",
+    "down": "into the layers behind",
+    "merge": "into fewer layers",
+    "drop": "removed, it does nothing",
+}
+
+
+def layer_type(node: Node) -> str:
+    """The type of a node in its document: Caffe's layer type, ONNX's op_type."""
+    return str(getattr(node.origin, "type", "") or node.op)
+
+
+def is_batch_norm(kind: str) -> bool:
+    """Whether a type is a BatchNorm in any of its spellings, of Caffe's forks or of ONNX."""
+    return "BatchNorm" in kind or kind in ("BN", "SyncBN")
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+def as_data(result: Result) -> Data:
+    """The JSON form. Keys are never renamed within one `schema`; figures that are not finite are null."""
+    plans = [(name, plan) for name, plan in result.plans]
+    return {
+        "schema": SCHEMA,
+        "bnfold": __version__,
+        "sources": [str(path) for path in result.sources],
+        "folds": [{"graph": g} | _fold(d) for g, plan in plans for d in plan.decisions if not d.untouched],
+        "kept": [{"graph": g} | _kept(d) for g, plan in plans for d in plan.decisions if d.untouched]
+        + [
+            {"graph": g, "layers": [{"name": s.node, "type": s.type}], "reasons": [_reason(s.reason)]}
+            for g, plan in plans
+            for s in plan.stayed
+        ],
+        "before": _counts(result.before),
+        "after": _counts(result.after) if result.after else None,
+        "verification": _verification(result.verification) if result.verification else None,
+        "files": [{"path": str(path), "size": size} for path, size in result.files.items()],
+    }
+
+
+def _fold(decision: Decision) -> Data:
+    residue = decision.residue
+    left = [] if residue is None else ["multiplier"] * residue.scales + ["shift"] * residue.shifts
+    return {
+        "layers": _layers(decision.chain.nodes),
+        "way": decision.way,
+        "into": _layers(decision.into),
+        "merged": decision.merged,
+        "through": _layers(decision.through),
+        "left": left,
+        "reasons": [_reason(refusal) for refusal in decision.reasons],
+    }
+
+
+def _kept(decision: Decision) -> Data:
+    return {"layers": _layers(decision.chain.nodes), "reasons": [_reason(refusal) for refusal in decision.reasons]}
+
+
+def _layers(nodes: Iterable[Node]) -> list[Data]:
+    """Each layer once: one layer may lower to several nodes."""
+    return [{"name": n, "type": t} for n, t in dict.fromkeys((node.name, layer_type(node)) for node in nodes)]
+
+
+def _reason(refusal: Refusal) -> Data:
+    return {"code": refusal.code, "sentence": refusal.sentence, "at": refusal.at, "hint": refusal.hint}
+
+
+def _counts(counts: Mapping[str, int]) -> Data:
+    types = {kind: count for kind, count in sorted(counts.items()) if kind != "parameters"}
+    return {"layers": sum(types.values()), "parameters": counts.get("parameters", 0), "types": types}
+
+
+def _verification(verification: Verification) -> Data:
+    first = verification.first_wrong
+    return {
+        "passed": verification.passed,
+        "identical": verification.identical,
+        "engine": verification.engine,
+        "note": verification.note,
+        "draws": verification.draws,
+        "outputs": [_compared(c) for c in verification.outputs],
+        "inner": [_compared(c) for c in verification.inner],
+        "first_wrong": first.name if first else None,
+        "left_out": list(verification.left_out),
+        "uncovered": verification.uncovered,
+        "problem": verification.problem,
+    }
+
+
+def _compared(compared: Compared) -> Data:
+    return {
+        "name": compared.name,
+        "layers": compared.layers,
+        "passed": compared.passed,
+        "error": _finite(compared.error),
+        "noise": _finite(compared.noise),
+        "limit": _finite(compared.limit),
+        "problem": compared.problem,
+    }
+
+
+def _finite(figure: float | None) -> float | None:
+    return figure if figure is not None and math.isfinite(figure) else None
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A heading, and under it rows of cells; without `columns` the rows stand as lines of text."""
+
+    heading: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = field(default_factory=list)
+
+
+def as_tables(data: Data) -> list[Table]:
+    """What people want to see of `as_data`, in the order in which they ask."""
+    return [table for table in _tables(data) if table.heading or table.rows]
+
+
+def _tables(data: Data) -> Iterator[Table]:
+    folds, kept = data["folds"], data["kept"]
+    if folds:
+        rows = [[_names(f["layers"]), _outcome(f), _names(f["into"]), _names(f["through"])] for f in folds]
+        yield Table(f"{len(folds)} folded", ("layers", "how", "into", "passing"), rows)
+    else:
+        yield Table("Nothing to fold" if not kept else "Nothing folded")
+    if kept:
+        rows = [[_names(k["layers"]), r["code"], _sentence(r)] for k in kept for r in k["reasons"] or [_NO_REASON]]
+        yield Table(f"{len(kept)} kept", ("layers", "reason", "why"), rows)
+    if data["after"]:
+        yield Table("Before and after", ("", "before", "after"), list(_differences(data["before"], data["after"])))
+    if data["verification"]:
+        yield from _verified(data["verification"])
+    if data["files"]:
+        yield Table("Written", (), [[f"{f['path']}  {_size(f['size'])}"] for f in data["files"]])
+
+
+_NO_REASON = {"code": "", "sentence": "", "at": "", "hint": ""}
+
+
+def _names(layers: Iterable[Data]) -> str:
+    return ", ".join(f"{layer['name']} ({layer['type']})" for layer in layers)
+
+
+def _outcome(fold: Data) -> str:
+    left = " and ".join(fold["left"])
+    how = str(WAYS.get(fold["way"], fold["way"]))
+    return f"{how}, the {left} stays" if left and fold["way"] != "merge" else how
+
+
+def _sentence(reason: Data) -> str:
+    return f"{reason['sentence']} ({reason['hint']})" if reason["hint"] else str(reason["sentence"])
+
+
+def _differences(before: Data, after: Data) -> Iterator[list[str]]:
+    yield ["layers", f"{before['layers']:,}", f"{after['layers']:,}"]
+    for kind in sorted({*before["types"], *after["types"]}):
+        one, other = before["types"].get(kind, 0), after["types"].get(kind, 0)
+        if one != other:
+            yield [f"  {kind}", f"{one:,}", f"{other:,}"]
+    yield ["parameters", f"{before['parameters']:,}", f"{after['parameters']:,}"]
+
+
+def _verified(told: Data) -> Iterator[Table]:
+    if told["identical"]:
+        yield Table("Verified: identical, byte by byte")
+        return
+    word = "Verified" if told["passed"] else "NOT EQUAL"
+    shown = [c for c in told["outputs"] + told["inner"] if not c["layers"] or not c["passed"]]
+    rows = [[c["name"], _figure(c["error"]), _figure(c["limit"]), c["problem"] or c["layers"]] for c in shown]
+    columns = (
+        ("output", "difference", "rounding explains", "")
+        if told["passed"]
+        else ("value", "difference", "rounding explains", "")
+    )
+    yield Table(
+        f"{word} by {told['engine']}, {told['draws']} random inputs; figures relative to each maximum", columns, rows
+    )
+    remarks = [f"{len(told['inner'])} values inside the net were compared too"] if told["inner"] else []
+    if told["problem"]:
+        remarks.append(f"the folded net does not run: {told['problem']}")
+    if told["note"]:
+        remarks.append(f"not by onnxruntime: {told['note']}")
+    if told["left_out"]:
+        remarks.append(
+            f"not converted, so not run: {', '.join(told['left_out'])}; folds not covered: {told['uncovered']}"
+        )
+    yield Table("", (), [[remark] for remark in remarks])
+
+
+def _figure(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.1e}"
+
+
+def _size(size: int) -> str:
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1000 or unit == "MB":
+            break
+        size //= 1000
+    return f"{size:,} {unit}"
+
+
+# --------------------------------------------------------------------------------------------------------------- text
+
+
+def write_text(tables: Iterable[Table], stream: TextIO) -> None:
+    """Tables on a terminal in its width and with emphasis, else as plain lines in which no name is cut."""
+    if stream.isatty():
+        _write_rich(tables, stream)
+        return
+    for table in tables:
+        stream.write("\n".join([*_plain(table), ""]))
+
+
+def _plain(table: Table) -> Iterator[str]:
+    if table.heading:
+        yield table.heading
+    rows = [table.columns, *table.rows] if table.columns and table.rows else table.rows
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _write_rich(tables: Iterable[Table], stream: TextIO) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False)
+    for table in tables:
+        if table.heading:
+            console.print(Text(table.heading, "bold"))
+        shown = RichTable(
+            box=box.SIMPLE_HEAD if table.columns else None, show_header=bool(table.columns), pad_edge=True
+        )
+        for column in table.columns or [""]:
+            shown.add_column(column, overflow="fold")
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        if table.rows:
+            console.print(shown)

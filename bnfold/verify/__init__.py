@@ -1,0 +1,216 @@
+"""Proof that the folded net computes what the original does: both run in onnxruntime, in a process of their own.
+
+taps.py    which values inside the net can be compared
+child.py   the process that runs both nets; the modules below are used there only
+engine.py  onnxruntime, else onnx's reference evaluator
+inputs.py  random inputs that the net accepts
+judge.py   rounding, or a fault?
+survey.py  what is to be known of a model's structure before it runs
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..document import Runnable
+from ..errors import VerificationError
+from .taps import Tap
+
+TIMEOUT = 900
+"""Seconds after which the verification is given up."""
+UNPROVEN = "run again with --no-verify to write the result unproven"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One value of the net: how far the folded one is from the original one, relative to its largest element.
+
+    `layers` says what was folded there, "" for an output of the net. `noise` is how far the original moves by itself
+    when its constants are rounded otherwise, None where that was not needed. `limit` is what counts as rounding.
+    """
+
+    name: str
+    layers: str
+    error: float
+    noise: float | None
+    limit: float
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit and not self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was compared, by what, and what was not.
+
+    `identical`: the files are equal byte by byte, so nothing ran. `note`: why onnxruntime did not do it. `left_out`:
+    the nodes that could not be run; `uncovered`: how many folds lie beyond them. `problem`: the folded net did not run.
+    """
+
+    identical: bool = False
+    engine: str = ""
+    note: str = ""
+    draws: int = 0
+    outputs: list[Compared] = field(default_factory=list)
+    inner: list[Compared] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    uncovered: int = 0
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.problem and all(c.passed for c in [*self.inner, *self.outputs])
+
+    @property
+    def first_wrong(self) -> Compared | None:
+        """Of the values that differ, the one nearest to the inputs."""
+        return next((c for c in [*self.inner, *self.outputs] if not c.passed), None)
+
+    def check(self) -> None:
+        """Raises VerificationError unless passed."""
+        if self.problem:
+            raise VerificationError(f"the folded net does not run: {self.problem}")
+        wrong = self.first_wrong
+        if wrong is None:
+            return
+        by = wrong.problem or f"by {wrong.error:.2g} of its maximum, where rounding explains {wrong.limit:.2g}"
+        cause = f" (where {wrong.layers})" if wrong.layers else ""
+        raise VerificationError(f"the folded net differs from the original, first at {wrong.name!r}{cause}: {by}")
+
+
+class Verifier:
+    """The child process as a context; it starts at once, so that it loads the runtime while the caller still folds."""
+
+    def __init__(self) -> None:
+        self._child = _start()
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        self._child.communicate()
+
+    def compare(self, original: Runnable, folded: Runnable, taps: Sequence[Tap]) -> Verification:
+        """Run both nets and judge their outputs and the values `taps`.
+
+        Raises VerificationError where the original cannot be run, or the process crashes or does not end.
+        """
+        names, layers, missing = _pairs(original, folded, taps)
+        outputs = layers.count("")
+        inner = len(layers) - outputs
+        uncovered = len(taps) - inner if original.left_out else 0
+        if not names:
+            raise VerificationError("no value of the net can be computed, so nothing is proven", hint=UNPROVEN)
+        told = self._ask(original, folded, names, outputs)
+        if "reason" in told:
+            raise VerificationError(f"the original cannot be run: {told['reason']}", hint=UNPROVEN)
+        compared = [
+            Compared(one, layer, **verdict)
+            for (one, _), layer, verdict in zip(names, layers, told["verdicts"], strict=bool(not told["problem"]))
+        ]
+        return Verification(
+            engine=told["engine"],
+            note=told["note"],
+            draws=told["draws"],
+            outputs=[*compared[:outputs], *missing],
+            inner=compared[outputs:],
+            left_out=original.left_out,
+            uncovered=uncovered,
+            problem=told["problem"],
+        )
+
+    def _ask(self, original: Runnable, folded: Runnable, names: list[tuple[str, str]], outputs: int) -> dict[str, Any]:
+        """The child's answer; a crash of the runtime is answered by the reference evaluator instead."""
+        with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+            room = Path(folder)
+            request = {
+                "original": _side(room / "original.onnx", original),
+                "folded": _side(room / "folded.onnx", folded),
+                "names": names,
+                "outputs": outputs,
+                "engine": "",
+                "answer": str(room / "answer.json"),
+            }
+            end = self._run(request)
+            if crashed(end):
+                self._child = _start()
+                request["engine"] = "reference"
+                end = self._run(request)
+            try:
+                told: dict[str, Any] = json.loads((room / "answer.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                raise VerificationError(f"the process that runs the nets {end}", hint=UNPROVEN) from None
+        if request["engine"] and "reason" not in told:
+            told["note"] = "onnxruntime crashed"
+        return told
+
+    def _run(self, request: dict[str, Any]) -> str:
+        """How the child ended, in words; "" when all is well."""
+        try:
+            _, stderr = self._child.communicate(json.dumps(request).encode() + b"\n", timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return f"gave no answer in {TIMEOUT} s"
+        return _ending(self._child.returncode, stderr)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """The child, with the module search path of this process and nothing of the current folder."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-P", "-m", f"{__name__}.child"]
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        )
+    except OSError as error:
+        raise VerificationError(f"no process can be started: {error}", hint=UNPROVEN) from error
+
+
+def _side(path: Path, runnable: Runnable) -> dict[str, str | None]:
+    try:
+        with path.open("wb", buffering=1 << 20) as stream:
+            runnable.model.write(stream)
+    except OSError as error:
+        hint = "set TMPDIR to a folder with more space, or use --no-verify"
+        raise VerificationError(f"no room for verifying: {error.strerror}", where=str(path), hint=hint) from error
+    return {"model": str(path), "data": str(runnable.data.absolute()) if runnable.data else None}
+
+
+def _pairs(
+    original: Runnable, folded: Runnable, taps: Sequence[Tap]
+) -> tuple[list[tuple[str, str]], list[str], list[Compared]]:
+    """Names to compare, what was folded at each ("" for an output), and the outputs that the folded net has lost."""
+    outputs = [name for name in original.outputs if name in folded.outputs]
+    gone = [Compared(name, "", float("inf"), None, 0.0, "the folded net lacks it") for name in original.outputs]
+    ones, others = set(original.taps), set(folded.taps)
+    kept = [tap for tap in taps if tap.original in ones and tap.folded in others]
+    names = [(name, name) for name in outputs] + [(tap.original, tap.folded) for tap in kept]
+    return names, [""] * len(outputs) + [tap.layers for tap in kept], [g for g in gone if g.name not in outputs]
+
+
+def crashed(end: str) -> bool:
+    """Whether the runtime broke down, rather than ran out of time or memory."""
+    return end.startswith("crashed")
+
+
+def _ending(status: int, stderr: bytes) -> str:
+    if status in (-9, 137):
+        return "was killed, for want of memory most likely"
+    if status < 0:
+        known = {int(s): s.name for s in signal.Signals}
+        return f"crashed with {known.get(-status, -status)}"
+    if status > 255:  # Windows reports an exception so
+        return f"crashed with status {status:#x}"
+    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    return f"failed: {lines[-1] if lines else status}" if status else ""
