@@ -262,5 +262,6 @@ def keep(scopes: Sequence[Scope], names: Collection[str]) -> list[str]:
         for name in names:
             if name in scope.values:
                 scope.values[name].public = scope.values[name].public or "kept by the user"
+                scope.pinned[scope.values[name]] += 1
                 found.add(name)
     return [name for name in names if name not in found]

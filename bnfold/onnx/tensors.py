@@ -6,8 +6,9 @@ model's folder. Semantics: https://github.com/onnx/onnx/blob/main/onnx/onnx.prot
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -101,6 +102,23 @@ class External:
 
     def _fault(self, name: str, what: str, hint: str = "") -> InputError:
         return InputError(f"the tensor {name!r} {what}", where=self.where, hint=hint)
+
+
+def overlapping(external: External, tensors: Iterable[StoredTensor]) -> set[StoredTensor]:
+    """Those tensors with external data of which another tensor of these holds a part."""
+    spans = []
+    for stored in tensors:
+        if stored.external is not None:
+            location, offset, length = external.span(
+                stored, math.prod(stored.dims) * element_type(stored.type).itemsize
+            )
+            spans.append((location, offset, offset + length, stored))
+    spans.sort(key=lambda span: span[:3])
+    found: set[StoredTensor] = set()
+    for before, after in itertools.pairwise(spans):
+        if before[0] == after[0] and after[1] < before[2]:
+            found |= {before[3], after[3]}
+    return found
 
 
 class Tensors:

@@ -1,0 +1,78 @@
+"""The constants that a plan changes: what linear operators hold once they have absorbed their affines."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..affine import Absorbed, Float64, absorb_bias, absorb_weight
+from ..graph import Node, Value
+from ..records import Plan
+from ..roles import Linear, linear
+from .write import Content
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Job:
+    """Input `slot` of `node` shall be `content`.
+
+    `old` is what it reads there now, None where it reads nothing; `weight` is the value of the node's weights. Two
+    jobs of one kind ("weight", "bias") with equal keys, `old` and `weight` ask for the same numbers.
+    """
+
+    node: Node
+    kind: str
+    slot: int
+    old: Value | None
+    weight: Value
+    key: Hashable
+    content: Content
+
+
+def jobs(plan: Plan) -> Iterator[Job]:
+    """All constants that the plan changes, node by node."""
+    for node, taken in plan.weights.items():
+        role = linear(node)
+        weight = node.input(role.weight_slot) if isinstance(role, Linear) else None
+        if not isinstance(role, Linear) or weight is None:
+            continue
+        if (taken.post_a != 1).any() or (taken.pre_a != 1).any():
+            key = (role.layout, *_bytes(taken))
+            yield Job(node, "weight", role.weight_slot, weight, weight, key, _weight(role, taken))
+        if role.bias_slot is not None and bias_changes(role, taken):
+            key = (role.layout, role.gain, role.bias_gain, role.out_axis, *_bytes(taken))
+            yield Job(node, "bias", role.bias_slot, node.input(role.bias_slot), weight, key, _bias(role, taken))
+
+
+def bias_changes(role: Linear, taken: Absorbed) -> bool:
+    scaled = role.bias is not None and bool((taken.post_a != 1).any())
+    return scaled or bool(taken.post_b.any() or taken.pre_b.any())
+
+
+def _bytes(taken: Absorbed) -> tuple[bytes, ...]:
+    return tuple(array.tobytes() for array in (taken.pre_a, taken.pre_b, taken.post_a, taken.post_b))
+
+
+def _weight(role: Linear, taken: Absorbed) -> Content:
+    weight = role.weight
+    return Content(weight.shape, weight.dtype, lambda: absorb_weight(weight.load(), role.layout, taken))
+
+
+def _bias(role: Linear, taken: Absorbed) -> Content:
+    """The bias with the operator's own factor in it, in the smallest shape that broadcasts like the old one."""
+    outs = role.layout.channels(role.weight.shape)[0]
+    old = role.bias.shape if role.bias is not None else ()
+    rows = role.out_axis == 0
+    shape = (outs, *(old[-1:] or (1,))) if rows else (*old[:-1], outs)
+
+    def make() -> Float64:
+        bias = np.zeros(shape)
+        if role.bias is not None and role.bias_gain:
+            bias = np.broadcast_to(role.bias_gain * role.bias.float64(), shape)
+        weight = role.weight.load() if taken.pre_b.any() else None
+        made = absorb_bias(bias.T if rows else bias, weight, role.layout, role.gain, taken)
+        return made.T if rows else made
+
+    return Content(shape, (role.bias or role.weight).dtype, make)

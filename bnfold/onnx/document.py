@@ -1,0 +1,157 @@
+"""An ONNX model as a document: read as spans, shown to the planner graph by graph, written with its plans applied."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from ..document import Runnable
+from ..errors import InputError, OutputError, UsageError
+from ..files import open_mapped
+from ..graph import Graph, Value
+from ..records import Plan, Style
+from ..wire import Rope, WireError, string
+from .edit import Edit, Editor
+from .model import Data, read_model
+from .render import Renderer, Storage, tensors_of
+from .scopes import Builder, keep
+from .tensors import External, Tensors, overlapping
+from .write import value_info
+
+_FOREIGN = {
+    b"version https://git-lfs": ("a pointer of Git LFS, not the model itself", "run `git lfs pull`"),
+    b"PK\x03\x04": ("an archive", "a PyTorch checkpoint is exported with torch.onnx.export"),
+    b"\x89HDF": ("an HDF5 file", "a Keras model is converted with tf2onnx"),
+}
+
+
+class OnnxDocument:
+    """One ONNX model. `freeze` takes inputs that have a default as constants; `keep` are names that must stay.
+
+    Raises InputError where the file is no model or contradicts itself, UsageError where a kept name is unknown.
+    """
+
+    style = Style(batch_norm=2)
+
+    def __init__(
+        self, data: Data, path: Path | None, folder: Path | None, freeze: bool, keep_: Collection[str]
+    ) -> None:
+        self.path = path
+        self.external = External(folder, data.where)
+        for head, (what, hint) in _FOREIGN.items():
+            if bytes(data.buffer[: len(head)]) == head:
+                raise InputError(f"this is {what}", where=data.where, hint=hint)
+        try:
+            self.model = read_model(data)
+            self.scopes = Builder(self.model, Tensors(data, self.external), freeze).build()
+        except WireError as error:
+            raise InputError(f"not a readable ONNX model: {error}", where=data.where) from None
+        unknown = keep(self.scopes, keep_)
+        if unknown:
+            raise UsageError(f"the model has no value named {unknown[0]!r}", where=data.where)
+
+    @classmethod
+    def open(cls, path: Path, *, freeze: bool = False, keep: Collection[str] = ()) -> OnnxDocument:
+        """The model in a file; its external data lies beside it."""
+        return cls(Data(open_mapped(path), str(path)), path, path.parent, freeze, keep)
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes, folder: Path | None = None, *, freeze: bool = False, keep: Collection[str] = ()
+    ) -> OnnxDocument:
+        """A serialized model; its external data, if it has any, lies in `folder`."""
+        return cls(Data(memoryview(data), "the model"), None, folder, freeze, keep)
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        """The model's file and those of its external data."""
+        return [path for path in (self.path,) if path is not None] + list(self._data_files().values())
+
+    def _data_files(self) -> dict[str, Path]:
+        return {location: self.external.path(location, "") for location in self.external.files}
+
+    def graphs(self) -> Sequence[Graph]:
+        """The main graph, bodies of control flow in the order of their nodes, and model-local functions."""
+        return [scope.graph for scope in self.scopes]
+
+    def counts(self) -> Mapping[str, int]:
+        """Nodes by operator over all graphs, and "parameters": elements of stored tensors that something reads."""
+        found = Counter(node.op for scope in self.scopes for node in scope.stored.nodes)
+        values = (value for scope in self.scopes for value in scope.definitions if value.readers or value.public)
+        found["parameters"] = sum(_elements(value) for value in values)
+        return found
+
+    def folded(self, plans: Mapping[Graph, Plan], out: Path) -> Mapping[Path, Rope]:
+        """The model at `out` and its data files beside it; what no plan touches is a span of the input."""
+        outside = (
+            [stored for scope in self.scopes for stored in tensors_of(scope.stored)] if self.external.files else []
+        )
+        editor = Editor(self.model.data.buffer, self.scopes, plans, overlapping(self.external, outside))
+        storage = Storage(self.external, self._data_names(out))
+        model = Renderer(self.model, editor.run(), storage).rope()
+        return {out: model, **{out.parent / name: content for name, content in storage.files().items()}}
+
+    def _data_names(self, out: Path) -> dict[str, str]:
+        """New location of each data file: the output's stem in the place of the model's, or before the old name."""
+        names: dict[str, str] = {}
+        stem = self.path.stem if self.path is not None else None
+        replaces = self.path is not None and out.resolve() == self.path.resolve()
+        for location, source in sorted(self._data_files().items()):
+            own = stem is not None and location.startswith(stem)
+            name = out.stem + location[len(stem or "") :] if own else f"{out.stem}.{location.replace('/', '.')}"
+            while name in names.values() or name == out.name:
+                name += ".data"
+            if not replaces and (out.parent / name).resolve() == source:
+                hint = "choose another name with -o"
+                raise OutputError("the external data would overwrite the model's own", where=name, hint=hint)
+            names[location] = name
+        return names
+
+    def tap(self, value: Value) -> str:
+        """The name of a value of the main graph; "" for constants, and for what other graphs compute."""
+        mine = self.scopes[0].values.get(value.name) is value
+        return value.name if mine and value.tensor is None else ""
+
+    def folded_tap(self, plan: Plan, value: Value) -> str:
+        """The name of `value`, if one of that name holds its content in the folded model."""
+        name = plan.name(plan.resolve(value))
+        return name if self.tap(value) == name else ""
+
+    def runnable(self, taps: Sequence[str]) -> Runnable:
+        """The model with further outputs, without what onnxruntime stumbles over: outputs that are omitted at the end
+        of a node (1.32 crashes on BatchNormalization of opset 9 with them), and two nodes of one name.
+        """
+        main = self.scopes[0]
+        edits = {scope: Edit() for scope in self.scopes}
+        names: set[str] = set()
+        for scope, edit in edits.items():
+            for node in scope.stored.nodes:
+                if node.name and node.name in names:
+                    edit.wire(node).nameless = True
+                names.add(node.name)
+                if len(node.outputs) > 1 and not node.outputs[-1]:
+                    edit.wire(node).outputs = _trimmed(node.outputs)
+        outputs = [value.name for value in main.stored.outputs]
+        found = [name for name in dict.fromkeys(taps) if name in main.values and name not in outputs]
+        for name in found:
+            dtype = main.values[name].dtype
+            edits[main].outputs.append(Rope(string(1, name)) if dtype is None else value_info(name, dtype, None))
+        same = {location: location for location in self.external.files}
+        model = Renderer(self.model, edits, Storage(self.external, same)).rope()
+        return Runnable(model, [*outputs, *found], found, self.external.folder if same else None)
+
+
+def _elements(value: Value) -> int:
+    """Elements of the constant that `value` is, if it is stored and not computed."""
+    stored = value.producer is None or value.producer.op == "Constant"
+    count = 1
+    for extent in (value.shape or ()) if stored else (0,):
+        count *= extent or 0
+    return count
+
+
+def _trimmed(names: Sequence[str]) -> list[str]:
+    """The outputs of a node without those omitted at its end; the first stays."""
+    count = max((index + 1 for index, name in enumerate(names) if name), default=1)
+    return list(names[:count])

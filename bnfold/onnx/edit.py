@@ -1,0 +1,200 @@
+"""What plans do to a model: which nodes go, what the others read, and which constants change, over all its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..graph import Graph, Node, Value
+from ..records import Decision, Plan
+from ..wire import Rope
+from .absorb import Job, jobs
+from .messages import StoredSparse, StoredTensor
+from .model import StoredNode
+from .residue import Place, residue
+from .scopes import Scope
+from .uses import Uses
+from .write import Content, Wires
+
+
+@dataclass(eq=False, slots=True)
+class Edit:
+    """The changes to one graph.
+
+    `wires`: nodes that read or write other names. `instead`: what stands in the place of a node. `contents`: stored
+    tensors with new values; `literals`: the Constant nodes among whose attributes they are. `removed`: initializers
+    that go. `added`: new constants by name. `gone`: names that no value has any more. `outputs`: new graph outputs.
+    """
+
+    wires: dict[StoredNode, Wires] = field(default_factory=dict)
+    instead: dict[StoredNode, Rope] = field(default_factory=dict)
+    contents: dict[StoredTensor, Content] = field(default_factory=dict)
+    literals: dict[StoredNode, StoredTensor] = field(default_factory=dict)
+    removed: set[StoredTensor | StoredSparse] = field(default_factory=set)
+    added: dict[str, Content] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    outputs: list[Rope] = field(default_factory=list)
+
+    def wire(self, stored: StoredNode) -> Wires:
+        """The wires of a node, to be changed."""
+        if stored not in self.wires:
+            self.wires[stored] = Wires(list(stored.inputs), list(stored.outputs))
+        return self.wires[stored]
+
+    @property
+    def changes(self) -> bool:
+        return any((self.wires, self.instead, self.contents, self.removed, self.added, self.outputs))
+
+
+class Editor:
+    """Turns the plans of a model's graphs into edits. Tensors in `fixed` are never given new values in their place."""
+
+    def __init__(
+        self, buffer: memoryview, scopes: Sequence[Scope], plans: Mapping[Graph, Plan], fixed: Collection[StoredTensor]
+    ) -> None:
+        self.buffer = buffer
+        self.fixed = fixed
+        self.scopes = scopes
+        self.plans = {scope: plans[scope.graph] for scope in scopes if scope.graph in plans}
+        self.edits = {scope: Edit() for scope in scopes}
+        self.uses = Uses(scopes)
+        self._names: set[str] = set()
+
+    def run(self) -> Mapping[Scope, Edit]:
+        """The edits of all graphs."""
+        work: list[tuple[Scope, Job]] = []
+        for scope, plan in self.plans.items():
+            if plan.changes:
+                self._chains(scope, plan)
+                self._rewire(scope, plan)
+                work += [(scope, job) for job in jobs(plan)]
+        self._place(work)
+        self.uses.sweep()
+        for value in self.uses.unread:
+            self._undefine(value)
+        for scope, plan in self.plans.items():
+            self.edits[scope].gone -= set(plan.names.values())
+        return self.edits
+
+    def fresh(self, wish: str) -> str:
+        """`wish`, or with a number behind it if any value of any graph has that name."""
+        if not self._names:
+            self._names.update(name for scope in self.scopes for name in scope.values)
+        name, count = wish, 0
+        while name in self._names:
+            count += 1
+            name = f"{wish}_{count}"
+        self._names.add(name)
+        return name
+
+    def _chains(self, scope: Scope, plan: Plan) -> None:
+        """Take out the nodes of chains, and write what stays of them."""
+        edit = self.edits[scope]
+        for decision in plan.decisions:
+            if decision.untouched:
+                continue
+            for node in decision.chain.nodes:
+                edit.instead[_stored(node)] = Rope()
+                self.uses.drop(node.inputs)
+                edit.gone.update(value.name for value in node.outputs)
+            if decision.residue is not None:
+                self._residue(scope, plan, decision)
+
+    def _residue(self, scope: Scope, plan: Plan, decision: Decision) -> None:
+        edit, chain = self.edits[scope], decision.chain
+        source, target = _name(plan, chain.source), plan.name(chain.target)
+        made = residue(decision, Place(self.buffer, source, target, self.fresh, 7 if scope.stored.function else 1))
+        edit.instead.update(made.instead)
+        edit.added.update(made.constants)
+        edit.gone.discard(target)
+
+    def _rewire(self, scope: Scope, plan: Plan) -> None:
+        """Have all nodes read and write the names that values have now."""
+        edit = self.edits[scope]
+        touched = [node for value in plan.aliases for node in value.readers]
+        for value in plan.names:
+            edit.gone.add(value.name)
+            touched += [value.producer] if value.producer is not None else []
+            touched += value.readers
+        for node in dict.fromkeys(touched):
+            if _stored(node) not in edit.instead:
+                wires = edit.wire(_stored(node))
+                wires.inputs = ["" if value is None else _name(plan, value) for value in node.inputs]
+                wires.outputs = [plan.name(value) for value in node.outputs]
+
+    def _place(self, work: Sequence[tuple[Scope, Job]]) -> None:
+        """Put new constants where the old ones are if nobody else reads those, else beside them."""
+        groups: dict[Value, list[tuple[Scope, Job]]] = {}
+        for scope, job in work:
+            if job.old is not None:
+                groups.setdefault(self.uses.base(job.old), []).append((scope, job))
+        alone = {
+            base
+            for base, group in groups.items()
+            if len({(job.kind, job.key) for _, job in group}) == 1 and self.uses.left(base) == len(group)
+        }
+        names: dict[object, str] = {}
+        for scope, job in work:
+            base = None if job.old is None else self.uses.base(job.old)
+            wires = None
+            if base is None or base not in alone:
+                wires = self.edits[scope].wire(_stored(job.node))
+                wires.inputs += [""] * (job.slot + 1 - len(wires.inputs))
+                wires.inputs[job.slot] = self._beside(base, job, names)
+                self.uses.drop([job.old])
+            elif base not in names:
+                names[base] = base.name
+                self._replace(base, job.content)
+            if job.kind == "bias" and job.node.attribute("beta", 1.0) != 1:
+                self.edits[scope].wire(_stored(job.node)).without.add("beta")
+
+    def _beside(self, base: Value | None, job: Job, names: dict[object, str]) -> str:
+        """The name of a new constant in the graph where the old one, or else the weight, is defined."""
+        weight = self.uses.base(job.weight)
+        identity = (base, weight, job.kind, job.key)
+        if identity not in names:
+            wish = f"{base.name}_folded" if base is not None else _bias_name(weight.name)
+            names[identity] = self.fresh(wish)
+            self.edits[self.uses.home[base or weight]].added[names[identity]] = job.content
+        return names[identity]
+
+    def _replace(self, base: Value, content: Content) -> None:
+        """Give the constant `base`, all of whose readers want `content`, these values under its own name."""
+        edit = self.edits[self.uses.home[base]]
+        made = self.uses.definition(base)
+        stored = _stored(made).attributes.get("value") if isinstance(made, Node) and made.op == "Constant" else made
+        same = base.tensor is not None and (base.tensor.shape, base.tensor.dtype) == (content.shape, content.dtype)
+        if not same or not isinstance(stored, StoredTensor) or stored in self.fixed:
+            self._undefine(base)
+            self.uses.drop(made.inputs if isinstance(made, Node) else ())
+            edit.added[base.name] = content
+            return
+        edit.contents[stored] = content
+        if isinstance(made, Node):
+            edit.literals[_stored(made)] = stored
+
+    def _undefine(self, value: Value) -> None:
+        """Take away the initializer or the node that defines a constant."""
+        edit = self.edits[self.uses.home[value]]
+        made = self.uses.definition(value)
+        edit.gone.add(value.name)
+        if isinstance(made, Node):
+            edit.instead[_stored(made)] = Rope()
+        elif made is not None:
+            edit.removed.add(made)
+
+
+def _stored(node: Node) -> StoredNode:
+    if not isinstance(node.origin, StoredNode):
+        raise TypeError(f"{node!r} is no node of an ONNX model")
+    return node.origin
+
+
+def _name(plan: Plan, value: Value) -> str:
+    """The name under which a reader of `value` finds its data now."""
+    return plan.name(plan.resolve(value))
+
+
+def _bias_name(weight: str) -> str:
+    head, found, tail = weight.rpartition("weight")
+    return f"{head}bias{tail}" if found else f"{weight}_bias"
