@@ -18,8 +18,10 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import open_mapped
 
+_SKIPPED = r"(?:[ \t\r\n\f\v]++|\#[^\n]*+)*+"
 _TOKEN = re.compile(
-    r"""(?:[ \t\r\n\f\v]++|\#[^\n]*+)*+
+    _SKIPPED
+    + r"""
     (?: ([A-Za-z_][A-Za-z0-9_]*+)
       | (-?[ \t\r\n]*+(?:0[xX][0-9a-fA-F]++|(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+[fF]?+)
          |-[ \t\r\n]*+(?i:infinity|inf|nan)\b)
@@ -222,12 +224,10 @@ class _Parser:
         self.token = match[self.group]
 
     def _bad_character(self) -> InputError:
-        text = self.source.text
-        at = self.end
-        while at < len(text) and (text[at].isspace() or text[at] == "#"):
-            at = text.find("\n", at) if text[at] == "#" else at + 1
-        quote = text[at] in "\"'"
-        return self.source.fail(at, "a string does not end" if quote else f"unexpected character {text[at]!r}")
+        gap = re.compile(_SKIPPED).match(self.source.text, self.end)
+        at = gap.end() if gap else self.end
+        found = self.source.text[at]
+        return self.source.fail(at, "a string does not end" if found in "\"'" else f"unexpected character {found!r}")
 
     def _unexpected(self, expected: str) -> InputError:
         found = "the end of the file" if self.group == _END else f"`{self.token[:40]}`"
