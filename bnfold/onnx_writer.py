@@ -32,8 +32,8 @@ _FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = range(1, 9)
 class Header:
     """What a model says of itself. `opset` is the version of the standard domain, `batch` names unknown first extents."""
 
-    opset: int
-    ir_version: int
+    opset: int = 13
+    ir_version: int = 7
     producer: str = ""
     producer_version: str = ""
     doc: str = ""

@@ -1,0 +1,216 @@
+"""What the description of a layer type sees while it writes ONNX nodes: its layer, its bottoms, its blobs.
+
+A description calls `node` for each operator and returns the values of its tops. Constants may stand among the inputs
+as they are: a float or an array of float32, a list of integers as int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..graph import Array, Graph, Node, Shape, Tensor, Value
+from ..shapes import infer
+from . import caffe_pb2 as pb
+from .net import Layer
+
+FLOAT, INT64 = np.dtype(np.float32), np.dtype(np.int64)
+Operand = Value | Array | float | Sequence[int] | None
+_REMOVABLE = frozenset({"Add", "BatchNormalization", "Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Neg", "Sub"})
+
+
+class Unknown(Exception):
+    """The layer cannot be described without something that is not known here; the text says what."""
+
+
+class Names:
+    """Gives out names, none of them twice."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._counts: dict[str, int] = {}
+
+    def unique(self, wanted: str) -> str:
+        name = wanted
+        while name in self._taken:
+            self._counts[wanted] = self._counts.get(wanted, 0) + 1
+            name = f"{wanted}_{self._counts[wanted]}"
+        self._taken.add(name)
+        return name
+
+
+class Builder:
+    """Appends the nodes of one layer to a graph.
+
+    `fixed` is set on the nodes that look like affines or linear operators: True where they are a part of a layer that
+    stays as a whole. `order` is the user's order of BatchNorm blobs, "" if none was given.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        layer: Layer,
+        bottoms: Sequence[Value],
+        *,
+        opset: int,
+        names: Names,
+        constants: dict[Hashable, Value],
+        fixed: bool = True,
+        order: str = "",
+    ) -> None:
+        self.graph = graph
+        self.layer = layer
+        self.bottoms = list(bottoms)
+        self.opset = opset
+        self.fixed = fixed
+        self.order = order
+        self.nodes: list[Node] = []
+        self._names = names
+        self._constants = constants
+
+    @property
+    def param(self) -> pb.LayerParameter:
+        return self.layer.param
+
+    @property
+    def x(self) -> Value:
+        """The first bottom."""
+        return self.bottoms[0]
+
+    def fail(self, what: str, hint: str = "") -> InputError:
+        return InputError(what, where=self.layer.where, hint=hint)
+
+    # ------------------------------------------------------------------------------------------------------- nodes
+
+    def node(self, op: str, *inputs: Operand, **attributes: Any) -> Value:
+        """Append an operator with one output, and return that."""
+        return self.nodes_of(op, inputs, 1, **attributes)[0]
+
+    def nodes_of(self, op: str, inputs: Sequence[Operand], count: int, **attributes: Any) -> list[Value]:
+        """Append an operator with `count` outputs."""
+        outputs = [Value(self._names.unique(f"{self.layer.name}/{op}")) for _ in range(count)]
+        values = [self._operand(item) for item in inputs]
+        node = self.graph.add_node(
+            op, values, outputs, attributes, origin=self.layer, name=self.layer.name, version=self.opset
+        )
+        node.fixed = self.fixed and op in _REMOVABLE
+        self.nodes.append(node)
+        infer(node)
+        return outputs
+
+    def add_output(self, node: Node) -> Value:
+        """A further output of a node."""
+        value = Value(self._names.unique(f"{self.layer.name}/{node.op}"), producer=node)
+        node.outputs.append(value)
+        infer(node)
+        return value
+
+    def _operand(self, item: Operand) -> Value | None:
+        if item is None or isinstance(item, Value):
+            return item
+        if isinstance(item, np.ndarray):
+            return self.constant(item)
+        return self.constant(np.array(item, FLOAT if isinstance(item, float) else INT64))
+
+    def constant(self, array: Array) -> Value:
+        """A constant that stands in no file."""
+        name = self._names.unique(f"{self.layer.name}/constant")
+        tensor = Tensor(("made", name), array.shape, array.dtype, lambda: array)
+        return Value(name, array.shape, array.dtype, tensor=tensor)
+
+    def fill(self, shape: tuple[int, ...], value: float) -> Value:
+        return self.constant(np.full(shape, value, FLOAT))
+
+    # ------------------------------------------------------------------------------------------------------- blobs
+
+    def want_blobs(self, count: int) -> None:
+        """Raises InputError unless the layer has `count` blobs."""
+        have = len(self.layer.blobs)
+        if not have and count:
+            raise self.fail(
+                "the layer has no weights", f"a {self.layer.type} needs them; is this the caffemodel of this net?"
+            )
+        if have != count:
+            raise self.fail(f"the layer has {have} blobs where a {self.layer.type} with its parameters has {count}")
+
+    def blob(self, index: int, fits: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None) -> Value:
+        """The stored blob, which Caffe's parameter of shape `fits` must accept, as a constant of `shape` (or `fits`)."""
+        blob = self.layer.blobs[index]
+        if fits is not None and not blob.fits(fits):
+            raise self.fail(f"blob {index} has shape {blob.shape} in the caffemodel and the layer wants {fits}")
+        shape = shape if shape is not None else fits if fits is not None else blob.shape
+        return self.derived(("blob", blob), str(index), shape, blob.dtype, blob.array)
+
+    def derived(
+        self, key: Hashable, label: str, shape: tuple[int, ...], dtype: np.dtype[Any], load: Callable[[], Array]
+    ) -> Value:
+        """A float32 constant computed from blobs when it is needed; its Tensor keeps the precision of `load`."""
+        if (key, shape) not in self._constants:
+            tensor = Tensor(key, shape, dtype, lambda: load().reshape(shape))
+            name = self._names.unique(f"{self.layer.name}.{label}")
+            self._constants[key, shape] = Value(name, shape, FLOAT, tensor=tensor)
+        return self._constants[key, shape]
+
+    # ------------------------------------------------------------------------------------------------------ shapes
+
+    def dims(self, value: Value) -> Shape:
+        """The shape, its rank being known. Raises Unknown."""
+        if value.shape is None:
+            raise Unknown(f"the shape of blob {value.name} is not known")
+        return value.shape
+
+    def extent(self, value: Value, axis: int) -> int:
+        extent = self.dims(value)[axis]
+        if extent is None:
+            raise Unknown(f"the extent of axis {axis} of blob {value.name} is not fixed")
+        return extent
+
+    def known(self, value: Value) -> tuple[int, ...]:
+        """The shape, all of it being known. Raises Unknown."""
+        return tuple(self.extent(value, axis) for axis in range(len(self.dims(value))))
+
+    def axis(self, value: Value, axis: int, end: bool = False) -> int:
+        """`axis` counted from the front, as Caffe's CanonicalAxisIndex; `end` allows one behind the last."""
+        rank = len(self.dims(value))
+        if not -rank <= axis < rank + end:
+            raise self.fail(f"axis {axis} is out of range for blob {value.name} of shape {value.shape}")
+        return axis + rank if axis < 0 else axis
+
+    def rank4(self, value: Value) -> Shape:
+        """The shape of a value that Caffe takes as num, channels, height, width only."""
+        shape = self.dims(value)
+        if len(shape) != 4:
+            raise self.fail(f"a {self.layer.type} needs 4 axes and its bottom {value.name} has shape {shape}")
+        return shape
+
+    def reshape(self, value: Value, shape: Sequence[int | None]) -> Value:
+        """The value in another shape, in which at most one extent (that of a batch) is unknown."""
+        if value.shape == tuple(shape):
+            return value
+        if sum(extent is None for extent in shape) > 1:
+            raise Unknown(f"the shape of blob {value.name} is not fixed")
+        return self.node("Reshape", value, [-1 if extent is None else extent for extent in shape])
+
+    def same_shapes(self) -> None:
+        """Raises InputError when two bottoms are known to differ in shape."""
+        first = self.x.shape
+        for other in self.bottoms[1:]:
+            if first is not None and other.shape is not None and not _may_equal(first, other.shape):
+                raise self.fail(f"bottoms {self.x.name} {first} and {other.name} {other.shape} must have one shape")
+
+
+def _may_equal(a: Shape, b: Shape) -> bool:
+    return len(a) == len(b) and all(p == q or p is None or q is None for p, q in zip(a, b, strict=True))
+
+
+def product(extents: Iterable[int | None]) -> int | None:
+    """None when a factor is."""
+    result = 1
+    for extent in extents:
+        if extent is None:
+            return None
+        result *= extent
+    return result

@@ -1,0 +1,86 @@
+"""A Caffe net as an ONNX model, equal to what Caffe computes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .. import __version__
+from ..errors import InputError
+from ..onnx_writer import LIMIT, Header, write
+from ..wire import Rope
+from .lowering import DEFAULT_OPSET, Lowered, lower
+from .net import CaffeNet, Phase, load
+
+_IR_VERSIONS = {13: 7, 14: 7, 15: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+
+
+def export(
+    prototxt: Path,
+    caffemodel: Path | None,
+    *,
+    opset: int | None = None,
+    ir_version: int | None = None,
+    dynamic_batch: bool = False,
+    inputs: Mapping[str, tuple[int, ...]] | None = None,
+    phase: Phase = "TEST",
+    stages: Sequence[str] = (),
+    level: int = 0,
+    bn_blobs: str | None = None,
+) -> Rope:
+    """The ONNX model of a Caffe net.
+
+    `inputs` gives or replaces the shape of inputs by blob name. With `dynamic_batch` the first extent of all inputs is
+    left open. `bn_blobs` says how to read BatchNorm blobs whose order the file leaves open.
+    Raises InputError for a net that Caffe would refuse, or a layer that has no exact counterpart.
+    """
+    net = load(prototxt, caffemodel, phase=phase, stages=stages, level=level)
+    version = opset or DEFAULT_OPSET
+    lowered = lower(net, opset=version, inputs=inputs, dynamic_batch=dynamic_batch, bn_order=bn_blobs)
+    _check(net, lowered, dynamic_batch)
+    metadata = {"bnfold.source.prototxt": f"{prototxt.name} sha256:{_digest(prototxt)}"}
+    if caffemodel is not None:
+        metadata["bnfold.source.caffemodel"] = f"{caffemodel.name} sha256:{_digest(caffemodel)}"
+    header = Header(
+        version,
+        ir_version or max(v for o, v in _IR_VERSIONS.items() if o <= version),
+        producer="bnfold",
+        producer_version=__version__,
+        metadata=metadata,
+        batch="batch" if dynamic_batch else "",
+    )
+    model = write(lowered.graph, header)
+    if model.size > LIMIT:
+        raise InputError(
+            f"the model has {model.size} bytes, and an ONNX file ends at {LIMIT}", where=str(caffemodel or prototxt)
+        )
+    return model
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check(net: CaffeNet, lowered: Lowered, dynamic_batch: bool) -> None:
+    """Raises InputError where ONNX cannot say what the net is."""
+    for layer, reason in lowered.opaque.items():
+        hint = "without a dynamic batch it may" if dynamic_batch else "bnfold.caffe.layers.register teaches it new types"
+        raise InputError(f"a {layer.type} cannot be exported: {reason}", where=layer.where, hint=hint)
+    last = {name: value for item in lowered.layers for name, value in zip(item.layer.tops, item.tops, strict=True)}
+    for name, value in last.items():
+        if value in lowered.graph.outputs and value.name != name:
+            raise InputError(
+                f"blob {name!r} is an input and, changed in place, also an output; ONNX needs two names",
+                where=net.text.source.name,
+                hint="give the layer that changes it a top of its own",
+            )
+    for value in lowered.graph.inputs:
+        if value.shape is None or None in value.shape[int(dynamic_batch) :]:
+            shape = "x".join("?" if e is None else str(e) for e in value.shape or (None,))
+            raise InputError(
+                f"the shape of input {value.name!r} is not known ({shape})",
+                where=net.text.source.name,
+                hint=f"give it, for example --input {value.name}=1x3x224x224",
+            )

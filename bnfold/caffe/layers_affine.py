@@ -1,0 +1,79 @@
+"""Scale and Bias: products and sums that broadcast from an axis on."""
+
+from __future__ import annotations
+
+from ..graph import Shape, Value
+from .builder import Builder
+
+
+def scale(b: Builder) -> list[Value]:
+    """γ·x [+ β]; with two bottoms γ is the second one, and β the only blob."""
+    p = b.param.scale_param
+    if len(b.bottoms) == 2:
+        b.want_blobs(int(p.bias_term))
+        b.fixed = True
+        axis, shape = _against_second(b, p.axis)
+        y = b.node("Mul", b.x, _spread(b, b.bottoms[1], axis))
+        return [b.node("Add", y, _blob(b, 0, axis, shape)) if p.bias_term else y]
+    b.want_blobs(1 + p.bias_term)
+    if b.x.shape is None and (p.axis, p.num_axes) == (1, 1):
+        return [_channelwise(b, p.bias_term)]
+    axis, shape = _span(b, p.axis, p.num_axes)
+    y = b.node("Mul", b.x, _blob(b, 0, axis, shape))
+    return [b.node("Add", y, _blob(b, 1, axis, shape)) if p.bias_term else y]
+
+
+def bias(b: Builder) -> list[Value]:
+    p = b.param.bias_param
+    if len(b.bottoms) == 2:
+        b.want_blobs(0)
+        axis, _ = _against_second(b, p.axis)
+        return [b.node("Add", b.x, _spread(b, b.bottoms[1], axis))]
+    b.want_blobs(1)
+    axis, shape = _span(b, p.axis, p.num_axes)
+    return [b.node("Add", b.x, _blob(b, 0, axis, shape))]
+
+
+def _span(b: Builder, axis: int, num_axes: int) -> tuple[int, Shape]:
+    """First axis and shape of a blob that covers `num_axes` axes of the first bottom, all that follow for -1."""
+    if num_axes == 0:
+        return 0, ()
+    shape = b.dims(b.x)
+    first = b.axis(b.x, axis)
+    last = len(shape) if num_axes == -1 else first + num_axes
+    if num_axes < -1 or last > len(shape):
+        raise b.fail(f"axis {axis} and num_axes {num_axes} do not lie within {b.x.name} {shape}")
+    return first, shape[first:last]
+
+
+def _against_second(b: Builder, axis: int) -> tuple[int, Shape]:
+    x, factor = b.dims(b.x), b.dims(b.bottoms[1])
+    first = b.axis(b.x, axis) if factor else 0
+    covered = x[first : first + len(factor)]
+    if len(covered) != len(factor) or any(p != q and None not in (p, q) for p, q in zip(covered, factor, strict=True)):
+        raise b.fail(f"the second bottom has shape {factor} and covers {covered} of {b.x.name} {x} from axis {first} on")
+    return first, factor
+
+
+def _spread(b: Builder, factor: Value, axis: int) -> Value:
+    shape = b.dims(factor)
+    return b.reshape(factor, (*shape, *(1,) * (len(b.dims(b.x)) - axis - len(shape))))
+
+
+def _blob(b: Builder, index: int, axis: int, shape: Shape) -> Value:
+    """The stored blob, which fits `shape`, with extents 1 behind so that it broadcasts against the first bottom."""
+    stored = b.layer.blobs[index].shape
+    wanted = tuple(have if e is None else e for e, have in zip(shape, (1,) * len(shape) + stored, strict=False))
+    if None in shape:  # an open batch can only be covered by a blob of its own extent
+        wanted = stored[-len(shape) :]
+    rank = len(shape) + axis if b.x.shape is None else len(b.x.shape)
+    behind = (1,) * (rank - axis - len(shape)) if shape else ()
+    return b.blob(index, wanted, wanted + behind)
+
+
+def _channelwise(b: Builder, with_bias: bool) -> Value:
+    """Behind a blob of unknown rank: a BatchNormalization whose statistics do nothing, which broadcasts by itself."""
+    channels = b.layer.blobs[0].shape[-1:]
+    gamma, ones, zeros = b.blob(0, channels), b.fill(channels, 1.0), b.fill(channels, 0.0)
+    beta = b.blob(1, channels) if with_bias else zeros
+    return b.node("BatchNormalization", b.x, gamma, beta, zeros, ones, epsilon=0.0)

@@ -1,0 +1,75 @@
+"""Layers without bottoms: inputs, the data layers of training nets, constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..graph import Shape, Value
+from .builder import Builder, Unknown
+
+
+def inputs(b: Builder) -> list[Value]:
+    shapes = b.param.input_param.shape
+    if len(shapes) not in (0, 1, len(b.layer.tops)):
+        raise b.fail(f"the layer has {len(b.layer.tops)} tops and {len(shapes)} shapes")
+    given: list[Shape | None] = [tuple(shape.dim) for shape in shapes] or [None]
+    return [Value("", given[i if len(given) > 1 else 0]) for i in range(len(b.layer.tops))]
+
+
+def data(b: Builder) -> list[Value]:
+    """Images and labels, as far as the layer's parameters tell their shape: the crop, the mean, the size they are made."""
+    p: Any = b.param
+    batch = next((q.batch_size for q in (p.data_param, p.image_data_param, p.window_data_param, p.memory_data_param,
+                                         p.hdf5_data_param) if q.HasField("batch_size")), None)  # fmt: skip
+    image: Shape = (batch, _channels(p), *_size(p))
+    return [Value("", image if i == 0 else (batch,)) for i in range(len(b.layer.tops))]
+
+
+def _channels(p: Any) -> int | None:
+    if p.memory_data_param.channels:
+        return int(p.memory_data_param.channels)
+    if p.transform_param.force_gray or not p.image_data_param.is_color:
+        return 1
+    colored = p.transform_param.force_color or p.HasField("image_data_param") or p.HasField("window_data_param")
+    means = len(p.transform_param.mean_value)
+    return 3 if colored else means if means > 1 else None
+
+
+def _size(p: Any) -> Shape:
+    """Height and width."""
+    crop = p.transform_param.crop_size or p.data_param.crop_size or p.window_data_param.crop_size
+    if crop:
+        return crop, crop
+    for q, height, width in (
+        (p.memory_data_param, "height", "width"),
+        (p.image_data_param, "new_height", "new_width"),
+    ):
+        if getattr(q, height) and getattr(q, width):
+            return getattr(q, height), getattr(q, width)
+    return None, None
+
+
+def dummy_data(b: Builder) -> list[Value]:
+    """Constants; a filler of random numbers would give new ones in each forward pass."""
+    p = b.param.dummy_data_param
+    legacy = [tuple(dims) for dims in zip(p.num, p.channels, p.height, p.width, strict=False)]
+    shapes = [tuple(shape.dim) for shape in p.shape] or legacy
+    count = len(b.layer.tops)
+    if len(shapes) not in (1, count) or len(p.data_filler) not in (0, 1, count):
+        raise b.fail(f"the layer has {count} tops, {len(shapes)} shapes and {len(p.data_filler)} fillers")
+    tops = []
+    for index in range(count):
+        value = 0.0
+        if p.data_filler:
+            filler = p.data_filler[index if len(p.data_filler) > 1 else 0]
+            if filler.type != "constant":
+                raise Unknown(f"a {filler.type} filler makes new random numbers in each pass")
+            value = filler.value
+        tops.append(b.node("Expand", value, list(shapes[index if len(shapes) > 1 else 0])))
+    return tops
+
+
+def parameter(b: Builder) -> list[Value]:
+    b.want_blobs(1)
+    return [b.node("Identity", b.blob(0, tuple(b.param.parameter_param.shape.dim)))]
+

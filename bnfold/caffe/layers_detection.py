@@ -1,0 +1,153 @@
+"""SSD's detection layers: anchors as a constant, decoding and suppression with standard operators.
+
+Liu et al., "SSD: Single Shot MultiBox Detector" (2016), as in its Caffe branch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..graph import Array, Value
+from . import caffe_pb2 as pb
+from .builder import Builder, Unknown
+
+CORNER, CENTER_SIZE = (pb.PriorBoxParameter.CodeType.Value(name) for name in ("CORNER", "CENTER_SIZE"))
+IGNORED = float(np.finfo(np.float32).min)
+
+
+def prior_box(b: Builder) -> list[Value]:
+    """(1, 2, 4·P): the anchors' corners relative to the image, and below them their variances. Only shapes are read."""
+    p = b.param.prior_box_param
+    height, width = (b.extent(b.x, i) for i in (2, 3))
+    rows = p.img_h or p.img_size or b.extent(b.bottoms[1], 2)
+    columns = p.img_w or p.img_size or b.extent(b.bottoms[1], 3)
+    step_h, step_w = p.step_h or p.step, p.step_w or p.step
+    if not (step_h and step_w):
+        step_h, step_w = rows / height, columns / width
+    sizes = np.array(_anchor_sizes(b, p), np.float32) / 2
+    x = (np.arange(width, dtype=np.float32) + np.float32(p.offset)) * np.float32(step_w)
+    y = (np.arange(height, dtype=np.float32) + np.float32(p.offset)) * np.float32(step_h)
+    centres = np.stack(np.broadcast_arrays(x[None, :], y[:, None]), axis=-1).reshape(-1, 1, 2)
+    boxes = np.concatenate([centres - sizes, centres + sizes], axis=-1)
+    boxes /= np.array([columns, rows, columns, rows], np.float32)
+    if p.clip:
+        boxes = boxes.clip(0, 1)
+    variances = list(p.variance) or [0.1]
+    if len(variances) not in (1, 4):
+        raise b.fail(f"PriorBox has {len(variances)} variances; it takes 1 or 4")
+    spread = np.broadcast_to(np.array(variances, np.float32), boxes.shape)
+    return [b.node("Identity", np.stack([boxes.reshape(-1), spread.reshape(-1)])[None])]
+
+
+def _anchor_sizes(b: Builder, p: pb.PriorBoxParameter) -> list[tuple[float, float]]:
+    """Width and height of each anchor at one place; SSD cuts the sizes to whole pixels."""
+    if not p.min_size or (p.max_size and len(p.max_size) != len(p.min_size)):
+        raise b.fail(f"PriorBox has {len(p.min_size)} min_size and {len(p.max_size)} max_size")
+    ratios = [1.0]
+    for ratio in p.aspect_ratio:
+        if all(abs(ratio - known) >= 1e-6 for known in ratios):
+            ratios += [ratio, 1 / ratio] if p.flip else [ratio]
+    sizes = []
+    for index, minimum in enumerate(map(int, p.min_size)):
+        sizes.append((float(minimum), float(minimum)))
+        if p.max_size:
+            sizes.append((math.sqrt(minimum * int(p.max_size[index])),) * 2)
+        sizes += [(minimum * math.sqrt(r), minimum / math.sqrt(r)) for r in ratios if abs(r - 1) >= 1e-6]
+    return sizes
+
+
+def detection_output(b: Builder) -> list[Value]:
+    """(1, 1, K, 7): image, label, score and corners of each detection, by image, label and falling score.
+
+    With no detection at all there is one row for each image, -1 but for the image's number.
+    """
+    p = b.param.detection_output_param
+    if len(b.bottoms) != 3 or (p.nms_param.HasField("eta") and p.nms_param.eta != 1):
+        raise Unknown("this DetectionOutput (refined anchors, or adaptive suppression) has no description")
+    batch, priors = b.extent(b.x, 0), b.extent(b.bottoms[2], 2) // 4
+    locations = 1 if p.share_location else p.num_classes
+    if b.known(b.x)[1:] != (priors * locations * 4,) or b.known(b.bottoms[1])[1:] != (priors * p.num_classes,):
+        raise b.fail(
+            f"{priors} anchors and {p.num_classes} classes do not fit {b.x.shape} locations and {b.bottoms[1].shape} scores"
+        )
+    boxes = _decoded(b, p, batch, priors, locations)
+    scores = b.node("Reshape", b.bottoms[1], [batch, priors, p.num_classes])
+    scores = b.node("Transpose", scores, perm=[0, 2, 1])
+    classes = [c for c in range(p.num_classes) if c != p.background_label_id]
+    rows = [_of_image(b, p, image, boxes, scores, classes) for image in range(batch)]
+    none = np.full((batch, 7), -1, np.float32)
+    none[:, 0] = np.arange(batch)
+    found = b.node("Concat", *rows, axis=0) if batch > 1 else rows[0]
+    count = b.node("Slice", b.node("Shape", found), [0], [1])
+    fallback = b.node("Mul", b.node("Cast", b.node("Equal", count, [0]), to=7), [batch])
+    kept = b.node("Slice", b.node("Concat", found, none, axis=0), [0], b.node("Add", count, fallback), [0])
+    return [b.node("Unsqueeze", kept, [0, 1])]
+
+
+def _decoded(b: Builder, p: pb.DetectionOutputParameter, batch: int, priors: int, locations: int) -> Value:
+    """Corners (N, classes or 1, P, 4) from offsets to the anchors."""
+    offsets = b.node("Reshape", b.x, [batch, priors, locations, 4])
+    prior = b.node("Reshape", b.bottoms[2], [2, priors, 1, 4])
+    anchors = b.node("Slice", prior, [0], [1], [0])
+    if not p.variance_encoded_in_target:
+        offsets = b.node("Mul", offsets, b.node("Slice", prior, [1], [2], [0]))
+    low, high = b.nodes_of("Split", [anchors, [2, 2]], 2, axis=3)
+    size = b.node("Sub", high, low)
+    first, second = b.nodes_of("Split", [offsets, [2, 2]], 2, axis=3)
+    if p.code_type == CORNER:
+        corners = b.node("Add", anchors, offsets)
+    elif p.code_type == CENTER_SIZE:
+        middle = b.node("Add", b.node("Mul", first, size), b.node("Mul", b.node("Add", low, high), 0.5))
+        half = b.node("Mul", b.node("Mul", b.node("Exp", second), size), 0.5)
+        corners = b.node("Concat", b.node("Sub", middle, half), b.node("Add", middle, half), axis=3)
+    else:
+        moved = b.node("Add", low, b.node("Mul", first, size)), b.node("Add", high, b.node("Mul", second, size))
+        corners = b.node("Concat", *moved, axis=3)
+    return b.node("Transpose", corners, perm=[0, 2, 1, 3])
+
+
+def _of_image(
+    b: Builder, p: pb.DetectionOutputParameter, image: int, boxes: Value, scores: Value, classes: list[int]
+) -> Value:
+    """The detections of one image as rows of 7. Each class is suppressed as an item of a batch of its own."""
+    number = len(classes)
+    own = b.node("Squeeze", b.node("Slice", boxes, [image], [image + 1], [0]), [0])
+    own = b.node("Expand", own, [number, 1, 1]) if p.share_location else b.node("Gather", own, classes, axis=0)
+    chosen = b.node("Gather", b.node("Squeeze", b.node("Slice", scores, [image], [image + 1], [0]), [0]), classes, axis=0)
+    best = _only_top(b, p, chosen, number)
+    priors = b.extent(scores, 2)
+    threshold = p.confidence_threshold if p.HasField("confidence_threshold") else IGNORED
+    picked = b.node(
+        "NonMaxSuppression", own, b.node("Unsqueeze", best, [1]), [priors],
+        np.array([p.nms_param.nms_threshold], np.float32), np.array([threshold], np.float32),
+    )  # fmt: skip
+    where = b.node("Gather", picked, [0, 2], axis=1)
+    score = b.node("GatherND", best, where)
+    if p.keep_top_k > -1:
+        where, score = _best_of_all(b, where, score, p.keep_top_k)
+    label = b.node("Gather", np.array(classes, np.float32), b.node("Gather", where, [0], axis=1), axis=0)
+    index = b.node("Mul", b.node("Add", label, 1.0), 0.0)
+    index = b.node("Add", index, float(image))
+    corners = b.node("GatherND", own, where)
+    return b.node("Concat", index, label, b.node("Unsqueeze", score, [1]), corners, axis=1)
+
+
+def _only_top(b: Builder, p: pb.DetectionOutputParameter, scores: Value, number: int) -> Value:
+    """The scores (classes, P), the lowest number in the place of all but the best `top_k` of each class."""
+    priors = b.extent(scores, 1)
+    top = p.nms_param.top_k if p.nms_param.HasField("top_k") and p.nms_param.top_k > -1 else priors
+    if top >= priors:
+        return scores
+    values, places = b.nodes_of("TopK", [scores, [top]], 2, axis=1)
+    return b.node("ScatterElements", b.node("Expand", IGNORED, [number, priors]), places, values, axis=1)
+
+
+def _best_of_all(b: Builder, where: Value, score: Value, limit: int) -> tuple[Value, Value]:
+    """The `limit` best over all classes, in their present order."""
+    count = b.node("Min", b.node("Shape", score), [limit])
+    _, places = b.nodes_of("TopK", [score, count], 2, axis=0)
+    ordered, _ = b.nodes_of("TopK", [places, count], 2, axis=0, largest=0)
+    return b.node("Gather", where, ordered, axis=0), b.node("Gather", score, ordered, axis=0)
+

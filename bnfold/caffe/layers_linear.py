@@ -1,0 +1,174 @@
+"""Layers that multiply with stored weights: convolutions, inner products, embeddings. The constants are the blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..graph import Value
+from .builder import INT64, Builder, Unknown, product
+
+
+class Window(NamedTuple):
+    """A sliding window along each spatial axis."""
+
+    kernel: list[int]
+    stride: list[int]
+    pad: list[int]
+    dilation: list[int]
+
+    def attributes(self) -> dict[str, list[int]]:
+        pads = self.pad + self.pad
+        return {"kernel_shape": self.kernel, "strides": self.stride, "pads": pads, "dilations": self.dilation}
+
+
+def window(b: Builder, rank: int) -> Window:
+    """The window of convolution_param over `rank` spatial axes: one value for all, one for each, or _h and _w."""
+    p = b.param.convolution_param
+
+    def values(name: str, height: str, width: str, listed: Sequence[int], default: int | None) -> list[int]:
+        if p.HasField(height) or p.HasField(width):
+            if listed or rank != 2:
+                raise b.fail(f"{height} and {width} go with two spatial axes and without {name}")
+            return [getattr(p, height), getattr(p, width)]
+        if not listed and default is not None:
+            return [default] * rank
+        if len(listed) not in (1, rank):
+            raise b.fail(f"{name} has {len(listed)} values for {rank} spatial axes")
+        return list(listed) * (rank if len(listed) == 1 else 1)
+
+    found = Window(
+        values("kernel_size", "kernel_h", "kernel_w", p.kernel_size, None),
+        values("stride", "stride_h", "stride_w", p.stride, 1),
+        values("pad", "pad_h", "pad_w", p.pad, 0),
+        values("dilation", "kernel_h", "kernel_w", p.dilation, 1) if p.dilation else [1] * rank,
+    )
+    if min(found.kernel + found.stride + found.dilation, default=1) < 1:
+        raise b.fail("kernel, stride and dilation must be positive")
+    return found
+
+
+def convolution(b: Builder) -> list[Value]:
+    return _convolve(b, b.param.convolution_param.group, transposed=False)
+
+
+def deconvolution(b: Builder) -> list[Value]:
+    return _convolve(b, b.param.convolution_param.group, transposed=True)
+
+
+def depthwise(b: Builder) -> list[Value]:
+    """The forks' own depthwise types: as many groups as channels, whether or not `group` says so."""
+    b.want_blobs(1 + b.param.convolution_param.bias_term)
+    shape = b.x.shape
+    channels = shape[1] if shape is not None and len(shape) > 1 else None
+    return _convolve(b, channels or b.layer.blobs[0].shape[0], transposed=False)
+
+
+def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
+    p = b.param.convolution_param
+    b.want_blobs(1 + p.bias_term)
+    if len(b.layer.tops) != len(b.bottoms):
+        raise b.fail(f"the layer has {len(b.bottoms)} bottoms and {len(b.layer.tops)} tops")
+    axis = p.axis if b.x.shape is None and p.axis > 0 else b.axis(b.x, p.axis)
+    if axis != 1 or p.axis < 0:
+        b.dims(b.x)
+    rank = (len(b.layer.blobs[0].shape) if b.x.shape is None else len(b.x.shape) - axis + 1) - 2
+    if rank < 1:
+        raise b.fail(f"a {b.layer.type} along axis {axis} needs spatial axes, and blob {b.x.name} has shape {b.x.shape}")
+    weight, bias = _parameters(b, axis, groups, window(b, rank), transposed)
+    attributes = {**window(b, rank).attributes(), "group": groups}
+    op = "ConvTranspose" if transposed else "Conv"
+    tops = []
+    for x in b.bottoms:
+        _check_extents(b, x, axis, window(b, rank), transposed)
+        flat = x if axis == 1 else b.reshape(x, (product(b.known(x)[:axis]), *b.dims(x)[axis:]))
+        y = b.node(op, flat, weight, bias, **attributes)
+        tops.append(y if axis == 1 else b.reshape(y, (*b.dims(x)[:axis], *b.dims(y)[1:])))
+    return tops
+
+
+def _parameters(
+    b: Builder, axis: int, groups: int, taps: Window, transposed: bool
+) -> tuple[Value, Value | None]:
+    """Weight and bias; behind an unknown shape the stored weight says how many channels come in."""
+    p = b.param.convolution_param
+    stored, outs = b.layer.blobs[0].shape, p.num_output
+    known = None if b.x.shape is None else b.x.shape[axis]
+    guess = stored[0] if transposed else (stored[1] if len(stored) > 1 else 1) * groups
+    ins = guess if known is None else known
+    if not groups or not outs or ins % groups or outs % groups:
+        raise b.fail(f"{ins} input and {outs} output channels do not divide into {groups} groups")
+    first, second = (ins, outs) if transposed else (outs, ins)
+    weight = b.blob(0, (first, second // groups, *taps.kernel))
+    return weight, b.blob(1, (outs,)) if p.bias_term else None
+
+
+def _check_extents(b: Builder, x: Value, axis: int, taps: Window, transposed: bool) -> None:
+    if x.shape is None:
+        return
+    for extent, kernel, pad, dilation in zip(x.shape[axis + 1 :], taps.kernel, taps.pad, taps.dilation, strict=True):
+        reach = dilation * (kernel - 1) + 1
+        if extent is not None and not transposed and extent + 2 * pad < reach:
+            raise b.fail(f"the kernel reaches over {reach} of {extent + 2 * pad} padded positions of {x.name} {x.shape}")
+
+
+def inner_product(b: Builder) -> list[Value]:
+    p = b.param.inner_product_param
+    b.want_blobs(1 + p.bias_term)
+    if b.x.shape is None and p.axis != 1:
+        raise Unknown(f"the rank of blob {b.x.name} is not known")
+    axis = 1 if b.x.shape is None else b.axis(b.x, p.axis)
+    features = None if b.x.shape is None else product(b.x.shape[axis:])
+    if features is None:
+        stored = b.layer.blobs[0].shape
+        features = (product(stored) or 0) // max(p.num_output, 1)
+    shape = (features, p.num_output) if p.transpose else (p.num_output, features)
+    weight = b.blob(0, shape)
+    bias = b.blob(1, (p.num_output,)) if p.bias_term else None
+    flat = b.x if b.x.rank == 2 and axis == 1 else b.node("Flatten", b.x, axis=axis)
+    y = b.node("Gemm", flat, weight, bias, transB=int(not p.transpose))
+    return [y if axis == 1 else b.reshape(y, (*b.dims(b.x)[:axis], p.num_output))]
+
+
+def embed(b: Builder) -> list[Value]:
+    p = b.param.embed_param
+    b.want_blobs(1 + p.bias_term)
+    index = b.node("Cast", b.x, to=7)
+    y = b.node("Gather", b.blob(0, (p.input_dim, p.num_output)), index, axis=0)
+    return [b.node("Add", y, b.blob(1, (p.num_output,))) if p.bias_term else y]
+
+
+def im2col(b: Builder) -> list[Value]:
+    """Each tap of the window is a strided slice of the padded bottom; the taps of one channel lie side by side."""
+    axis = b.axis(b.x, b.param.convolution_param.axis)
+    shape = b.known(b.x)
+    rank = len(shape) - axis - 1
+    taps = window(b, rank)
+    _check_extents(b, b.x, axis, taps, transposed=False)
+    zeros = [0] * (axis + 1)
+    padded = b.node("Pad", b.x, zeros + taps.pad + zeros + taps.pad) if any(taps.pad) else b.x
+    axes = list(range(axis + 1, len(shape)))
+    counts = [
+        (e + 2 * p - d * (k - 1) - 1) // s + 1
+        for e, k, s, p, d in zip(shape[axis + 1 :], *taps, strict=True)
+    ]
+    columns = []
+    for tap in _positions(taps.kernel):
+        starts = [at * d for at, d in zip(tap, taps.dilation, strict=True)]
+        ends = [at + (n - 1) * s + 1 for at, n, s in zip(starts, counts, taps.stride, strict=True)]
+        piece = b.node("Slice", padded, starts, ends, axes, taps.stride)
+        columns.append(b.node("Unsqueeze", piece, [axis + 1]))
+    stacked = b.node("Concat", *columns, axis=axis + 1)
+    return [b.reshape(stacked, (*shape[:axis], shape[axis] * len(columns), *counts))]
+
+
+def _positions(kernel: Sequence[int]) -> list[tuple[int, ...]]:
+    found: list[tuple[int, ...]] = [()]
+    for extent in kernel:
+        found = [(*head, at) for head in found for at in range(extent)]
+    return found
+
+
+def index_of(b: Builder, value: Value) -> Value:
+    """Indices, which Caffe keeps as floats, as int64."""
+    return value if value.dtype == INT64 else b.node("Cast", value, to=7)

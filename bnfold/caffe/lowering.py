@@ -1,0 +1,247 @@
+"""A Caffe net as ONNX operators over single assignment values: what the planner, the verifier and the export read.
+
+Each layer is described by its row in layers.py. Here in-place chains are taken apart, memory that Caffe shares between
+blobs is watched, and names are given: the last version of a blob keeps its name, an input always keeps it.
+A layer that no row describes, or that needs a shape which is not known, becomes a node `caffe.TYPE` of unknown result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import InputError, UsageError
+from ..graph import Graph, Node, Shape, Value
+from ..shapes import infer
+from .builder import FLOAT, Builder, Names, Unknown
+from .layers import ROWS, Role, Row
+from .net import CaffeNet, Layer
+
+OPSETS = range(13, 24)
+"""Versions of ONNX's standard domain that the rows know how to write."""
+DEFAULT_OPSET = 13
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoweredLayer:
+    """A layer, the values of its bottoms and tops in its order, and the nodes that compute them."""
+
+    layer: Layer
+    bottoms: list[Value]
+    tops: list[Value]
+    nodes: list[Node]
+
+
+@dataclass(eq=False, slots=True)
+class Lowered:
+    """`opaque` says of each layer that has no description here why."""
+
+    graph: Graph
+    layers: list[LoweredLayer] = field(default_factory=list)
+    opaque: dict[Layer, str] = field(default_factory=dict)
+
+
+def lower(
+    net: CaffeNet,
+    *,
+    opset: int = DEFAULT_OPSET,
+    inputs: Mapping[str, Shape] | None = None,
+    dynamic_batch: bool = False,
+    bn_order: str | None = None,
+) -> Lowered:
+    """The graph of `net` at ONNX's `opset`.
+
+    `inputs` gives shapes of inputs by blob name, instead of those in the file; with `dynamic_batch` the first extent of
+    every input is left open. `bn_order` names the blobs of BatchNorm layers whose order the file leaves open.
+    Raises InputError, with file and layer, for a net that Caffe would refuse or that it computes by accident only.
+    """
+    return _Lowering(net, opset, dict(inputs or {}), dynamic_batch, bn_order or "").run()
+
+
+class _Lowering:
+    def __init__(self, net: CaffeNet, opset: int, shapes: dict[str, Shape], dynamic: bool, order: str) -> None:
+        if opset not in OPSETS:
+            raise UsageError(f"opset {opset} is not supported", hint=f"give one from {OPSETS[0]} to {OPSETS[-1]}")
+        self.net = net
+        self.opset, self.shapes, self.dynamic, self.order = opset, shapes, dynamic, order
+        self.result = Lowered(Graph(net.name))
+        self.names = Names(name for layer in net.layers for name in layer.tops)
+        self.constants: dict[Hashable, Value] = {}
+        self.current: dict[str, Value] = {}
+        self.versions: dict[str, list[Value]] = {}
+        self.readers: dict[Value, list[Layer]] = {}
+        self.cut: set[Value] = set()
+        self.memory: dict[Value, list[Value]] = {}
+        self.overwritten: dict[Value, Layer] = {}
+
+    def run(self) -> Lowered:
+        read_later = _read_later(self.net.layers)
+        for layer in self.net.layers:
+            row = ROWS.get(layer.type)
+            bottoms = [self._read(layer, name) for name in layer.bottoms]
+            if row is not None and row.role is Role.CUT and not read_later[layer]:
+                item = LoweredLayer(layer, bottoms, [Value(name) for name in layer.tops], [])
+                self.cut.update(bottoms)
+            else:
+                item = self._layer(layer, row, bottoms)
+                for value in bottoms:
+                    self.readers.setdefault(value, []).append(layer)
+                self._write(item, row)
+            self.result.layers.append(item)
+        self._check_shapes_used()
+        self._finish()
+        return self.result
+
+    def _read(self, layer: Layer, name: str) -> Value:
+        if name not in self.current:
+            raise InputError(f"no layer before makes the bottom blob {name!r}", where=layer.where)
+        value = self.current[name]
+        if value in self.overwritten:
+            raise self._clobbered(value, f"layer {layer.name} reads blob {name!r}", layer.where)
+        return value
+
+    def _clobbered(self, value: Value, what: str, where: str) -> InputError:
+        writer = self.overwritten[value]
+        return InputError(
+            f"{what}, whose memory layer {writer.name} ({writer.type}) has overwritten in place through blob {writer.tops[0]!r}",
+            where=where,
+            hint=f"give layer {writer.name} a top of its own",
+        )
+
+    # ------------------------------------------------------------------------------------------------- one layer
+
+    def _layer(self, layer: Layer, row: Row | None, bottoms: list[Value]) -> LoweredLayer:
+        builder = Builder(
+            self.result.graph, layer, bottoms, opset=self.opset, names=self.names, constants=self.constants,
+            fixed=row is None or row.fixed, order=self.order,
+        )  # fmt: skip
+        if row is None or row.role is Role.CUT:
+            return self._opaque(builder, f"bnfold does not know the type {layer.type}")
+        row.check(builder)
+        if row.role is Role.SOURCE:
+            return LoweredLayer(layer, [], self._inputs(builder, row), [])
+        nodes = len(self.result.graph.nodes)
+        try:
+            tops = _separate(builder, row.describe(builder))
+        except Unknown as reason:
+            for node in self.result.graph.nodes[nodes:]:
+                for value in node.inputs:
+                    if value is not None:
+                        value.readers.remove(node)
+            del self.result.graph.nodes[nodes:]
+            return self._opaque(builder, str(reason))
+        return LoweredLayer(layer, bottoms, tops, builder.nodes)
+
+    def _opaque(self, builder: Builder, reason: str) -> LoweredLayer:
+        layer = builder.layer
+        self.result.opaque[layer] = reason
+        tops = [Value(self.names.unique(f"{layer.name}/{layer.type}"), dtype=FLOAT) for _ in layer.tops]
+        node = self.result.graph.add_node(
+            f"caffe.{layer.type}", builder.bottoms, tops, {}, origin=layer, name=layer.name, version=1
+        )
+        return LoweredLayer(layer, builder.bottoms, tops, [node])
+
+    def _inputs(self, builder: Builder, row: Row) -> list[Value]:
+        tops = []
+        for value, name in zip(row.describe(builder), builder.layer.tops, strict=True):
+            shape = self.shapes.get(name, value.shape)
+            if shape and self.dynamic and name not in self.shapes:
+                shape = (None, *shape[1:])
+            tops.append(self.result.graph.add_input(Value(name, shape, np.dtype(np.float32))))
+        return tops
+
+    # ---------------------------------------------------------------------------------------------- blobs and memory
+
+    def _write(self, item: LoweredLayer, row: Row | None) -> None:
+        """Enter the tops as the newest versions of their blobs. Raises InputError for what Caffe refuses or spoils."""
+        layer = item.layer
+        for index, (name, value) in enumerate(zip(layer.tops, item.tops, strict=True)):
+            in_place = index < len(layer.bottoms) and layer.bottoms[index] == name
+            if in_place:
+                self._overwrite(layer, row, item.bottoms[index], value)
+            elif name in self.current:
+                raise InputError(f"a second layer makes blob {name!r}, and not in place", where=layer.where)
+            else:
+                self.memory[value] = [value]
+            self.current[name] = value
+            self.versions.setdefault(name, []).append(value)
+        if row is not None and row.shares(layer):
+            shared = self.memory[item.bottoms[0]]
+            for value in item.tops:
+                shared.append(value)
+                self.memory[value] = shared
+
+    def _overwrite(self, layer: Layer, row: Row | None, old: Value, new: Value) -> None:
+        others = [reader for reader in self.readers[old] if reader is not layer]
+        if others:
+            raise InputError(
+                f"the layer works in place on blob {layer.tops[0]!r}, which layer {others[0].name} reads too; Caffe refuses that",
+                where=layer.where,
+            )
+        if row is not None and not row.in_place(layer):
+            raise InputError(
+                f"a {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it",
+                where=layer.where,
+                hint="give the top a name of its own",
+            )
+        shared = self.memory[old]
+        self.overwritten.update((value, layer) for value in shared)
+        shared.append(new)
+        self.memory[new] = shared
+
+    # -------------------------------------------------------------------------------------------------- the interface
+
+    def _check_shapes_used(self) -> None:
+        inputs = {value.name for value in self.result.graph.inputs}
+        for name in self.shapes:
+            if name not in inputs:
+                raise UsageError(
+                    f"the net has no input {name!r}", hint=f"its inputs are {', '.join(sorted(inputs)) or 'none'}"
+                )
+
+    def _finish(self) -> None:
+        """Give the values their names, and the graph its outputs: the blobs that no layer reads, sorted as in Caffe."""
+        graph = self.result.graph
+        inputs = set(graph.inputs)
+        for name, versions in self.versions.items():
+            keeper = versions[0] if versions[0] in inputs else versions[-1]
+            for value in versions:
+                value.name = name if value is keeper else self.names.unique(name)
+        for name in sorted(self.current):
+            value = self.current[name]
+            if value in self.readers or (value in self.cut and value in inputs):
+                continue
+            if value in self.overwritten:
+                raise self._clobbered(value, f"the net's output is blob {name!r}", self.versions_origin(value))
+            graph.add_output(value)
+        dropped = {value for value in self.cut if value not in self.readers}
+        graph.inputs = [value for value in graph.inputs if value not in dropped or value in graph.outputs]
+
+    def versions_origin(self, value: Value) -> str:
+        origin = None if value.producer is None else value.producer.origin
+        return origin.where if isinstance(origin, Layer) else ""
+
+
+def _separate(builder: Builder, tops: list[Value]) -> list[Value]:
+    """Tops that are values of their own, made by this layer: none is a bottom, a constant, or another top."""
+    made = {value for node in builder.nodes for value in node.outputs}
+    result: list[Value] = []
+    for value in tops:
+        if value not in made or value in result:
+            value = builder.node("Identity", value)
+        result.append(value)
+    if len(result) != len(builder.layer.tops):
+        raise builder.fail(f"the layer has {len(builder.layer.tops)} tops where a {builder.layer.type} makes {len(result)}")
+    return result
+
+
+def _read_later(layers: list[Layer]) -> dict[Layer, bool]:
+    """Of each layer whether a layer behind it reads one of its tops."""
+    read: set[str] = set()
+    result = {}
+    for layer in reversed(layers):
+        result[layer] = not read.isdisjoint(layer.tops)
+        read.update(layer.bottoms)
+    return result
