@@ -10,33 +10,15 @@ Format: https://protobuf.dev/reference/protobuf/textformat-spec/, as far as the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from ..errors import InputError
 from ..files import open_mapped
+from .prototxt_tokens import END, EXTENSION, GAP, NUMBER, PUNCTUATION, STRING, TOKEN, WORD, unquote
 
-_SKIPPED = r"(?:[ \t\r\n\f\v]++|\#[^\n]*+)*+"
-_TOKEN = re.compile(
-    _SKIPPED
-    + r"""
-    (?: ([A-Za-z_][A-Za-z0-9_]*+)
-      | (-?[ \t\r\n]*+(?:0[xX][0-9a-fA-F]++|(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+[fF]?+)
-         |-[ \t\r\n]*+(?i:infinity|inf|nan)\b)
-      | ("[^"\\]*+(?:\\.[^"\\]*+)*+"|'[^'\\]*+(?:\\.[^'\\]*+)*+')
-      | ([{}<>\[\]:;,])
-      | (\Z) )""",
-    re.VERBOSE | re.DOTALL,
-)
-_WORD, _NUMBER, _STRING, _PUNCTUATION, _END = range(1, 6)
-_EXTENSION = re.compile(r"\[\s*+([\w.]++(?:/[\w.]++)?+)\s*+\]")
 _INTEGER = re.compile(r"(-?)\s*(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\Z")
-_ESCAPE = re.compile(
-    rb"""((?:\\u[0-9a-fA-F]{4})+)|\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|U(00[01][0-9a-fA-F]{5})|([abfnrtv\\?'"])|)"""
-)
-_SIMPLE = dict(zip(b"abfnrtv\\?'\"", b"\a\b\f\n\r\t\v\\?'\"", strict=True))
 _MAX_DEPTH = 100
 _MAX_SIZE = 1 << 28
 
@@ -50,7 +32,7 @@ class Kind(Enum):
     MESSAGE = "a block"
 
 
-_SCALAR_KINDS = {_WORD: Kind.WORD, _NUMBER: Kind.NUMBER, _STRING: Kind.STRING}
+_SCALAR_KINDS = {WORD: Kind.WORD, NUMBER: Kind.NUMBER, STRING: Kind.STRING}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -64,6 +46,13 @@ class Source:
         """`file:line:column` of an offset, both from 1."""
         before = self.text[:offset].removeprefix("\ufeff")
         return f"{self.name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+
+    def unquote(self, start: int, end: int) -> str:
+        """The string of the tokens in text[start:end]. Raises InputError for an escape that means nothing."""
+        try:
+            return unquote(self.text, start, end)
+        except ValueError:  # also UnicodeError, from half a surrogate pair
+            raise self.fail(start, "the string holds an escape that means nothing") from None
 
     def fail(self, offset: int, what: str, hint: str = "") -> InputError:
         return InputError(what, where=self.where(offset), hint=hint)
@@ -120,7 +109,7 @@ class Entry:
         """The string, its adjacent pieces joined and escapes resolved; bytes that are not UTF-8 become surrogates."""
         if self.kind is not Kind.STRING:
             raise self._expected("a string in quotes")
-        return _unquote(self.source, self.value, self.end)
+        return self.source.unquote(self.value, self.end)
 
     def word(self) -> str:
         if self.kind is not Kind.WORD:
@@ -206,7 +195,7 @@ def parse(data: bytes, name: str) -> Message:
 
 
 class _Parser:
-    """Recursive descent with one token of look-ahead: its group in _TOKEN, its text, and where it starts and ends."""
+    """Recursive descent with one token of look-ahead: its group in TOKEN, its text, and where it starts and ends."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -216,40 +205,40 @@ class _Parser:
 
     def _advance(self) -> None:
         self.last = self.end
-        match = _TOKEN.match(self.source.text, self.end)
+        match = TOKEN.match(self.source.text, self.end)
         if match is None:
             raise self._bad_character()
-        self.group = match.lastindex or _END
+        self.group = match.lastindex or END
         self.start, self.end = match.span(self.group)
         self.token = match[self.group]
 
     def _bad_character(self) -> InputError:
-        gap = re.compile(_SKIPPED).match(self.source.text, self.end)
+        gap = GAP.match(self.source.text, self.end)
         at = gap.end() if gap else self.end
         found = self.source.text[at]
         return self.source.fail(at, "a string does not end" if found in "\"'" else f"unexpected character {found!r}")
 
     def _unexpected(self, expected: str) -> InputError:
-        found = "the end of the file" if self.group == _END else f"`{self.token[:40]}`"
+        found = "the end of the file" if self.group == END else f"`{self.token[:40]}`"
         return self.source.fail(self.start, f"expected {expected}, found {found}")
 
     def _take(self, token: str) -> bool:
-        if self.token != token or self.group != _PUNCTUATION:
+        if self.token != token or self.group != PUNCTUATION:
             return False
         self._advance()
         return True
 
     def root(self) -> Message:
         root = Message(self.source, 0)
-        while self.group != _END:
+        while self.group != END:
             self._field(root)
         root.close = len(self.source.text)
         return root
 
     def _name(self) -> str:
-        if self.group == _WORD:
+        if self.group == WORD:
             name = self.token
-        elif self.token == "[" and (match := _EXTENSION.match(self.source.text, self.start)):
+        elif self.token == "[" and (match := EXTENSION.match(self.source.text, self.start)):
             name, self.end = f"[{match[1]}]", match.end()
         else:
             raise self._unexpected("a field name")
@@ -311,7 +300,7 @@ class _Parser:
             raise self.source.fail(self.start, f"blocks are nested more than {_MAX_DEPTH} deep")
         self._advance()
         while self.token != closer:
-            if self.group == _END:
+            if self.group == END:
                 raise self.source.fail(message.open, f"the block `{name}` that begins here does not end")
             self._field(message)
         message.close = self.start
@@ -326,46 +315,9 @@ class _Parser:
             raise self._unexpected(f"a value for `{name}`")
         escaped = "\\" in self.token
         self._advance()
-        while kind is Kind.STRING and self.group == _STRING:
+        while kind is Kind.STRING and self.group == STRING:
             escaped = escaped or "\\" in self.token
             self._advance()
         if escaped:
-            _unquote(self.source, value, self.last)  # a wrong escape is a fault of the text, whoever reads the entry
+            self.source.unquote(value, self.last)  # a wrong escape is a fault of the text, whoever reads the entry
         return kind
-
-
-def _unquote(source: Source, start: int, end: int) -> str:
-    pieces = []
-    for match in _string_tokens(source.text, start, end):
-        raw = match[_STRING][1:-1]
-        if "\\" in raw:
-            raw = _unescape(source, match.start(_STRING), raw)
-        pieces.append(raw)
-    return "".join(pieces)
-
-
-def _string_tokens(text: str, start: int, end: int) -> Iterator[re.Match[str]]:
-    while start < end and (match := _TOKEN.match(text, start)):
-        yield match
-        start = match.end()
-
-
-def _unescape(source: Source, at: int, raw: str) -> str:
-    def resolve(match: re.Match[bytes]) -> bytes:
-        utf16, octal, hexadecimal, code, simple = match.groups()
-        if utf16:
-            return bytes.fromhex(utf16.replace(b"\\u", b"").decode()).decode("utf-16-be").encode()
-        if simple:
-            return bytes([_SIMPLE[simple[0]]])
-        if octal:
-            return bytes([int(octal, 8)])
-        if code:
-            return chr(int(code, 16)).encode()
-        if not hexadecimal:
-            raise ValueError
-        return bytes([int(hexadecimal, 16)])
-
-    try:
-        return _ESCAPE.sub(resolve, raw.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
-    except ValueError:  # also UnicodeError, from half a surrogate pair
-        raise source.fail(at, "the string holds an escape that means nothing") from None
