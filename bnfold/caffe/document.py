@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..document import Runnable
@@ -13,14 +14,13 @@ from ..errors import UsageError
 from ..graph import Graph, Value
 from ..onnx_writer import Header, write
 from ..records import Plan, Style
-from ..roles import LINEAR
 from ..wire import Rope
 from .edit import NetEdit
-from .lowering import Lowered, lower
-from .net import CaffeNet, Layer, Phase, load
+from .lowering import DEFAULT_OPSET, Lowered, lower
+from .net import CaffeNet, Phase, load
 
-FOLDABLE = {"Convolution", "Deconvolution", "InnerProduct"}
-"""Types of layers whose blobs are the weights of the one linear node that they lower to; others only contain such."""
+IR_VERSION = 7
+"""Of the models for the verifier: the one that opset 13 came with."""
 
 
 @dataclass(eq=False)
@@ -31,6 +31,7 @@ class CaffeDocument:
     lowered: Lowered
     sources: Sequence[Path]
     style: Style = Style(batch_norm=3, layer=4)
+    _edit: NetEdit | None = None
 
     @classmethod
     def open(
@@ -47,10 +48,6 @@ class CaffeDocument:
         """Read both files. Raises InputError for what Caffe would not load, UsageError for a `keep` that is no blob."""
         net = load(prototxt, caffemodel, phase=phase, stages=stages, level=level)
         lowered = lower(net, bn_order=bn_blobs)
-        for node in lowered.graph.nodes:
-            origin = node.origin
-            if node.op in LINEAR and isinstance(origin, Layer) and base_type(origin) not in FOLDABLE:
-                node.fixed = True
         mark_kept(lowered, keep)
         return cls(net, lowered, [prototxt, caffemodel])
 
@@ -65,7 +62,7 @@ class CaffeDocument:
 
     def folded(self, plans: Mapping[Graph, Plan], out: Path) -> Mapping[Path, Rope]:
         """`out`.prototxt and `out`.caffemodel."""
-        edit = NetEdit(self.net, self.lowered, plans[self.lowered.graph])
+        edit = self.edit(plans[self.lowered.graph])
         texts = out.with_name(out.name + ".prototxt"), out.with_name(out.name + ".caffemodel")
         assert self.net.weights is not None  # `open` wants a caffemodel
         return {texts[0]: Rope(edit.prototxt()), texts[1]: edit.caffemodel(self.net.weights)}
@@ -76,20 +73,23 @@ class CaffeDocument:
         graph, left_out = convertible(self.lowered.graph, [tops[tap] for tap in taps if tap in tops])
         found = [tap for tap in taps if tap in tops and tops[tap] in graph.outputs]
         own = [value.name for value in self.lowered.graph.outputs if value in graph.outputs]
-        return Runnable(write(graph, Header()), own, [tops[tap].name for tap in found], left_out=left_out)
+        return Runnable(write(graph, Header(DEFAULT_OPSET, IR_VERSION)), own, [tops[tap].name for tap in found], left_out=left_out)
 
     def tap(self, value: Value) -> str:
-        return next((name for name, top in self.tops() if top is value), "")
+        return self.taps.get(value, "")
 
     def folded_tap(self, plan: Plan, value: Value) -> str:
-        edit = NetEdit(self.net, self.lowered, plan)
-        found = plan.resolve(value)
-        host = next((host for host in edit.hosts.values() if host.target is found), None)
-        if host is not None:
-            return f"{host.layer.name}:0"
-        gone = {layer.name for layer in edit.removed}
-        tap = self.tap(found)
-        return "" if tap.rpartition(":")[0] in gone else tap
+        return self.edit(plan).taps.get(plan.resolve(value), "")
+
+    @cached_property
+    def taps(self) -> dict[Value, str]:
+        return {value: name for name, value in self.tops()}
+
+    def edit(self, plan: Plan) -> NetEdit:
+        """The edit of a plan, made once."""
+        if self._edit is None or self._edit.plan is not plan:
+            self._edit = NetEdit(self.net, self.lowered, plan)
+        return self._edit
 
     def tops(self) -> Iterator[tuple[str, Value]]:
         """Every top under the name `layer:index`, which a fold does not change."""

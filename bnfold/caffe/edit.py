@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,20 @@ class NetEdit:
                 self.place(decision)
         self.spelling = {value: name for value, name in spellings(lowered)}
         self.named = {value.name: value for value in self.spelling}
+        self.taken = {node.origin: (node, taken) for node, taken in plan.weights.items()}
+        self.sharers: dict[str, list[Layer]] = {}
+        for layer in net.layers:
+            for name in filter(None, layer.shared):
+                self.sharers.setdefault(name, []).append(layer)
+
+    @cached_property
+    def taps(self) -> dict[Value, str]:
+        """`layer:index` in the folded net for each value that is a top there."""
+        found = {host.target: f"{host.layer.name}:0" for host in self.hosts.values()}
+        for item in self.lowered.layers:
+            if item.layer not in self.removed and item.layer not in self.hosts:
+                found.update((value, f"{item.layer.name}:{i}") for i, value in enumerate(item.tops))
+        return found
 
     def place(self, decision: Decision) -> None:
         """The layers of the chain go, but for one that holds what stays."""
@@ -141,20 +155,21 @@ class NetEdit:
         if len(new) > len(layer.blobs) and entry is not None:
             self.texts.replace(entry, True)
         for index, spec in enumerate(block.all("param")):
-            if index < len(layer.shared) and layer.shared[index] and not all(self.agreements(layer, index)):
+            shared = layer.shared[index] if index < len(layer.shared) else None
+            if shared and not all(self.agreements(layer, shared)):
                 name = spec.block.first("name") if spec.block is not None else spec
                 if name is not None:
                     self.texts.remove(name)
 
-    def agreements(self, layer: Layer, index: int) -> Iterator[bool]:
+    def agreements(self, layer: Layer, name: str) -> Iterator[bool]:
         """For every other layer that stays and shares this blob: whether it absorbs the very same."""
-        own = self.taken_by(layer)
-        for other in self.net.layers:
-            if other is not layer and layer.shared[index] in other.shared and other not in self.removed:
-                yield other not in self.hosts and same(own, self.taken_by(other))
+        own = self.absorbed(layer)
+        for other in self.sharers[name]:
+            if other is not layer and other not in self.removed:
+                yield other not in self.hosts and same(own, self.absorbed(other))
 
-    def taken_by(self, layer: Layer) -> Absorbed | None:
-        return next((taken for node, taken in self.plan.weights.items() if node.origin is layer), None)
+    def absorbed(self, layer: Layer) -> Absorbed | None:
+        return self.taken[layer][1] if layer in self.taken else None
 
     def fits(self, host: Host) -> bool:
         """Whether the blobs of what stays have the shape, and the parameters mean the axes, that the layer has now."""
@@ -174,14 +189,13 @@ class NetEdit:
         Where one of several sharers of a blob goes or changes, the others are written with what they share: it may
         have been stored with the one that goes.
         """
-        changed = {node.origin: (node, taken) for node, taken in self.plan.weights.items()}
-        touched = [layer for layer in self.net.layers if layer in changed or layer in self.removed or layer in self.hosts]
+        touched = [layer for layer in self.net.layers if layer in self.taken or layer in self.removed or layer in self.hosts]
         groups = {name for layer in touched for name in layer.shared if name}
         for layer in self.net.layers:
             if layer in self.hosts:
                 yield layer, list(host_blobs(self.hosts[layer]))
-            elif layer in changed:
-                yield layer, list(folded_blobs(layer, *changed[layer]))
+            elif layer in self.taken:
+                yield layer, list(folded_blobs(layer, *self.taken[layer]))
             elif layer not in self.removed and groups & set(layer.shared):
                 yield layer, list(layer.blobs)
 
