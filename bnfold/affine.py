@@ -49,6 +49,11 @@ class Affine:
         return bool((self.b != 0).any())
 
     @property
+    def acts(self) -> bool:
+        """False when it is the identity."""
+        return self.scales or self.shifts
+
+    @property
     def finite(self) -> bool:
         return bool(np.isfinite(self.a).all() and np.isfinite(self.b).all())
 

@@ -57,7 +57,7 @@ class View:
         """Take the chain out: whoever read its target reads its source, which `renames` gives the target's name."""
         source, target = self.resolve(chain.source), chain.target
         if renames and not self.public(source) and source.producer is not None:
-            self.names[source] = target.name
+            self.names[source] = self.names.get(target, target.name)
         rest = [node for node in self.readers(source) if node is not chain.nodes[0]]
         self._readers[source] = rest + self.readers(target)
         self._public[source] = self.public(source) or self.public(target)

@@ -96,10 +96,12 @@ def joins(chain: Chain, later: Affine) -> bool:
 def drop(decision: Decision, view: View) -> bool:
     """An affine that changes nothing goes, unless it stands between two names that must both stay."""
     chain = decision.chain
-    if chain.affine.scales or chain.affine.shifts:
+    if chain.affine.acts:
         return False
     source = view.resolve(chain.source)
     if view.public(chain.target) and (view.public(source) or source.producer is None):
+        what = f"it does nothing, but {source.name!r} and {chain.target.name!r} are both names that must stay"
+        decision.reasons.append(Refusal("output", what))
         return False
     decision.way = "drop"
     view.remove(chain, renames=True)
@@ -107,8 +109,10 @@ def drop(decision: Decision, view: View) -> bool:
 
 
 def whole(decision: Decision, view: View, way: str, merging: bool = False) -> bool:
-    """Move the whole chain up or down if all of it can go."""
+    """Move the whole chain up or down if all of it can go. One that does nothing, and could not be dropped, cannot."""
     chain = decision.chain
+    if not chain.affine.acts:
+        return False
     asking = Asking(view, merging)
     try:
         move(asking, chain, way, chain.affine)
@@ -179,7 +183,8 @@ def in_place(decision: Decision, view: View, style: Style) -> None:
     chain = decision.chain
     residue = trimmed(chain.affine)
     decision.residue = residue
-    if fits(residue, chain) and style.price(residue) < style.cost(chain.nodes) or chain in view.composed:
+    cheaper = residue.acts and fits(residue, chain) and style.price(residue) < style.cost(chain.nodes)
+    if cheaper or chain in view.composed:
         decision.way = "merge"
     else:
         decision.untouched = True
