@@ -87,7 +87,7 @@ class StoredLayer:
 
     @property
     def where(self) -> str:
-        return f"{self.model.path}, layer {self.name or self.index!r}"
+        return f"{self.model.path}, layer {self.name or self.index}"
 
     @property
     def blobs(self) -> list[Blob]:
