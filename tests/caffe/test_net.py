@@ -221,7 +221,8 @@ def test_v1_layers_read_as_todays(net: Load) -> None:
 def test_v0_layers_read_as_todays(net: Load) -> None:
     loaded = net(
         """layers { layer { name: "c" type: "conv" num_output: 4 kernelsize: 3 stride: 2 pad: 1
-                            group: 2 biasterm: false blobs_lr: 1 weight_filler { type: "gaussian" std: 0.5 } meanfile: "m" } bottom: "d" top: "c" }
+                            group: 2 biasterm: false blobs_lr: 1 meanfile: "m"
+                            weight_filler { type: "gaussian" std: 0.5 } } bottom: "d" top: "c" }
         layers { layer { name: "p" type: "pool" pool: AVE kernelsize: 2 stride: 2 } bottom: "c" top: "p" }
         layers { layer { name: "n" type: "lrn" local_size: 3 alpha: 0.5 k: 2 } bottom: "p" top: "n" }
         layers { layer { name: "f" type: "innerproduct" num_output: 5 group: 3 } bottom: "n" top: "f" }""",
