@@ -40,7 +40,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("pads", "strides", "dilations", "kernel_shape", "output_padding", "output_shape"), (tuple,)),
     **dict.fromkeys(("perm", "axes", "starts", "ends", "steps", "split", "paddings", "value_ints"), (tuple,)),
     **dict.fromkeys(("epsilon", "beta", "momentum", "value_float"), (float,)),
-    "value": (float, StoredTensor),
+    "value": (float,),
     "shape": (tuple,),
     "value_floats": (tuple,),
     "value_int": (int,),
@@ -65,11 +65,11 @@ def shareable(attributes: Mapping[str, Any]) -> bool:
     return not any(isinstance(value, StoredTensor | StoredSparse | Unread) for value in attributes.values())
 
 
-def mistyped(attributes: Mapping[str, Any]) -> str:
-    """The name of an attribute whose type is not what operators of the standard domain have under this name, or ""."""
+def mistyped(op: str, attributes: Mapping[str, Any]) -> str:
+    """The name of an attribute whose type is not what the standard operator `op` has under this name, or ""."""
     for name, value in attributes.items():
-        expected = _KINDS.get(name)
-        if expected is not None and not isinstance(value, (*expected, Reference, Unread)):
+        expected = (StoredTensor,) if name == "value" and op.startswith("Constant") else _KINDS.get(name)
+        if expected is not None and not isinstance(value, (*expected, Reference)):
             return name
     return ""
 

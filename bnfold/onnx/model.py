@@ -16,8 +16,8 @@ from ..wire import Field, WireError, fields
 from . import attributes
 from .messages import Span, StoredSparse, StoredTensor, message, number, pair, read_sparse, read_tensor, text
 
-DEEPEST = 64
-"""Graphs nested in attributes of nodes deeper than this are refused; real models nest two or three."""
+DEEPEST = 40
+"""Graphs nested in attributes of nodes deeper than this are refused; protobuf's own parsers stop at 33."""
 SMALL = 2048
 """Runs of attributes up to this many bytes are decoded once for all nodes that have the same bytes."""
 

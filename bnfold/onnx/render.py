@@ -73,7 +73,8 @@ class Renderer:
         self.moving = any(old != new for old, new in self.storage.names.items())
         buffer = self.model.data.buffer
         whole = Splice(buffer, 0, len(buffer))
-        changed = {scope for scope, edit in self.edits.items() if edit.changes or scope.frozen or self._moved(scope)}
+        edits = self.edits.items()
+        changed = {scope for scope, edit in edits if edit.changes or scope.frozen or self._moved(scope)}
         for scope in list(changed):
             self._mark(scope, changed)
         for scope in self.edits:
@@ -122,7 +123,7 @@ class Renderer:
         return splice.rope()
 
     def _add(self, scope: Scope, splice: Splice) -> None:
-        """New outputs, and new constants: initializers where the graph can have them, else Constant nodes before all others."""
+        """New outputs, and new constants: initializers where the graph can have them, else Constant nodes at its head."""
         stored, old = scope.stored, self.model.ir_version < 4
         first = stored.nodes[0].start if stored.nodes else stored.body
         ahead = Rope()

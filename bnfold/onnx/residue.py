@@ -51,17 +51,21 @@ def residue(decision: Decision, place: Place) -> Residue:
         _batch_norm(result, carrier, affine, place)
         return result
     steps = [("Mul", "scale", affine.a)] * affine.scales + [("Add", "shift", affine.b)] * affine.shifts
+    carriers = [next((n for n in nodes if n.op == op and n.version >= 7), None) for op, _, _ in steps]
+    spare = [_stored(n).name for n in nodes if n not in carriers]
     source, written = place.source, Rope()
-    for index, (op, suffix, array) in enumerate(steps):
-        last = index == len(steps) - 1
-        target = place.target if last else place.fresh(f"{place.target}_scaled")
+    for index, ((op, suffix, array), carrier) in enumerate(zip(steps, carriers, strict=True)):
+        target = place.target if index == len(steps) - 1 else place.fresh(f"{place.target}_scaled")
         constant = place.fresh(f"{place.target}_{suffix}")
-        carrier = next((n for n in nodes if n.op == op and n.version >= 7), None)
-        written.add(framed(place.number, _step(op, carrier or nodes[-1], (source, constant, target), array, place)))
-        result.constants[constant] = _operand(array, _dtype(decision), nodes[-1].version)
+        if carrier is not None:
+            made = _reused(carrier, source, constant, target, place)
+        else:
+            attributes = integer_attributes(_old_broadcast(array)) if nodes[0].version < 7 else None
+            made = node(op, (source, constant), (target,), spare.pop() if spare else "", attributes)
+        written.add(framed(place.number, made))
+        result.constants[constant] = _operand(array, _dtype(decision), nodes[0].version)
         source = target
-    single = next((n for n in nodes if n.op == steps[0][0]), nodes[-1]) if len(steps) == 1 else nodes[-1]
-    result.instead[_stored(single)] = written
+    result.instead[_stored((len(steps) == 1 and carriers[0]) or nodes[-1])] = written
     return result
 
 
@@ -88,15 +92,10 @@ def _batch_norm(result: Residue, carrier: Node, affine: Affine, place: Place) ->
     result.instead[stored] = framed(place.number, splice.rope())
 
 
-def _step(op: str, carrier: Node, names: tuple[str, str, str], array: Float64, place: Place) -> Rope:
-    """One Mul or Add; `carrier` itself with other inputs if it is the same operator, else a new node of its name."""
-    source, constant, target = names
-    stored = _stored(carrier)
-    if carrier.op == op and carrier.version >= 7:
-        inputs = [constant, source] if carrier.constant(0) is not None else [source, constant]
-        return rewired(place.buffer, stored, Wires(inputs, [target])).rope()
-    attributes = integer_attributes(_old_broadcast(array)) if carrier.version < 7 else None
-    return node(op, (source, constant), (target,), stored.name, attributes)
+def _reused(carrier: Node, source: str, constant: str, target: str, place: Place) -> Rope:
+    """A Mul or Add of the chain between other names, its constant on the side where it was."""
+    inputs = [constant, source] if carrier.constant(0) is not None else [source, constant]
+    return rewired(place.buffer, _stored(carrier), Wires(inputs, [target])).rope()
 
 
 def _old_broadcast(array: Float64) -> dict[str, int]:

@@ -222,7 +222,7 @@ class Builder:
             raise self._fault(f"has {len(node.inputs)} inputs and needs {least}", stored)
         if not node.outputs:
             raise self._fault("has no output", stored)
-        name = mistyped(stored.attributes)
+        name = mistyped(node.op, stored.attributes)
         if name:
             raise self._fault(f"has an attribute {name!r} of the wrong type", stored)
 

@@ -26,6 +26,8 @@ DType = np.dtype[Any]
 _NUMPY = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4"}
 _NUMPY |= {13: "<u8", 14: "<c8", 15: "<c16"}
 BFLOAT16 = 16
+LARGEST = 1 << 30
+"""A sparse tensor that stands for more elements is not made dense."""
 OPAQUE = np.dtype("V1")
 """Stands for element types that no fold touches: strings, and floats and integers of 8 bits and less in new formats."""
 
@@ -135,14 +137,15 @@ class Tensors:
         return Tensor(key, stored.dims, dtype, lambda: self._load(stored, dtype, name or stored.name))
 
     def sparse(self, stored: StoredSparse, key: Hashable) -> Tensor:
-        """A SparseTensorProto as the dense constant that it stands for."""
+        """A SparseTensorProto as the dense constant that it stands for; of no readable type where that is enormous."""
         values = self.dense(stored.values, stored.values)
         indices = self.dense(stored.indices, stored.indices, stored.name)
         count, rank = values.shape[:1], len(stored.dims)
         good = len(values.shape) == 1 and indices.dtype == np.int64 and indices.shape in (count, (*count, rank))
         if not good or any(extent < 0 for extent in stored.dims):
             raise self._fault(stored.name, "is sparse and its values and indices do not fit together")
-        return Tensor(key, stored.dims, values.dtype, lambda: self._scatter(stored, values, indices))
+        dtype = values.dtype if math.prod(stored.dims) <= LARGEST else OPAQUE
+        return Tensor(key, stored.dims, dtype, lambda: self._scatter(stored, values, indices))
 
     def _fault(self, name: str, what: str) -> InputError:
         return InputError(f"the tensor {name!r} {what}", where=self.data.where, hint="the file may be damaged")
@@ -158,7 +161,7 @@ class Tensors:
             forms = {part.number for part in stored.payload}
             if len(forms) > 1 or not forms <= _forms(dtype):
                 raise self._fault(name, f"holds its data in a form that does not fit {dtype}")
-            if forms.issubset((4, 9, 10)):
+            if not forms & {5, 6, 7, 11}:
                 length = sum(part.end - part.body for part in stored.payload)
         elif dtype != OPAQUE:
             length = 0
@@ -196,7 +199,7 @@ class Tensors:
         where = indices.load()
         if where.ndim == 2:
             where = where @ np.cumprod([1, *stored.dims[:0:-1]])[::-1].astype(np.int64)
-        if where.size and not (0 <= where.min() and where.max() < result.size):
+        if where.size and (where.min() < 0 or where.max() >= result.size):
             raise self._fault(stored.name, "is sparse and has an index outside its extents")
         result[where] = values.load()
         return result.reshape(stored.dims)

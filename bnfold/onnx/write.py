@@ -187,17 +187,17 @@ def rewired(buffer: memoryview, stored: StoredNode, wires: Wires) -> Splice:
     for at in fields(buffer, stored.body, stored.end):
         if at.number in places:
             places[at.number].append(at)
-        elif at.number == 3 and wires.nameless:
-            splice.replace(at.start, at.end)
-        elif at.number == 5 and wires.without and _attribute_name(buffer, at) in wires.without:
+        elif (at.number == 3 and wires.nameless) or (at.number == 5 and _lost(buffer, at, wires)):
             splice.replace(at.start, at.end)
     _rename(splice, places[1], stored.inputs, wires.inputs)
     _rename(splice, places[2], stored.outputs, wires.outputs)
     return splice
 
 
-def _attribute_name(buffer: memoryview, at: Field) -> str:
-    return next((text(buffer, part) for part in fields(buffer, at.body, at.end) if part.number == 1), "")
+def _lost(buffer: memoryview, at: Field, wires: Wires) -> bool:
+    """Whether the attribute at `at` is one that goes."""
+    parts = fields(buffer, at.body, at.end) if wires.without else ()
+    return any(part.number == 1 and text(buffer, part) in wires.without for part in parts)
 
 
 def _rename(splice: Splice, places: Sequence[Field], old: Sequence[str], new: Sequence[str]) -> None:
