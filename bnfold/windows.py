@@ -1,0 +1,83 @@
+"""What the windows of a convolution or pooling read: the input only, padding too, or nothing but padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .graph import Node, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The windows along one spatial axis: `count` of them over `size` elements; both None where not known."""
+
+    size: int | None
+    count: int | None
+    kernel: int
+    stride: int
+    dilation: int
+    before: int
+    after: int
+
+    @property
+    def beyond(self) -> bool:
+        """Whether a window reads beyond the input; True where that is not known."""
+        if self.before > 0:
+            return True
+        if self.size is None or self.count is None:
+            return self.after > 0
+        return (self.count - 1) * self.stride + self.dilation * (self.kernel - 1) - self.before >= self.size
+
+    @property
+    def hollow(self) -> bool:
+        """Whether a window reads nothing of the input; True where that is not known."""
+        if self.size is None or self.count is None:
+            return self.dilation > 1 or max(self.before, self.after) >= self.kernel
+        start = np.arange(self.count)[:, None] * self.stride - self.before
+        reads = start + np.arange(self.kernel) * self.dilation
+        return not ((reads >= 0) & (reads < self.size)).any(axis=1).all()
+
+
+def axes(node: Node) -> Iterator[Axis]:
+    """The spatial axes of a convolution or pooling; none where it has no kernel (a global pooling)."""
+    weight = node.constant(1)
+    kernel: Sequence[int] = node.attribute("kernel_shape", None) or (weight.shape[2:] if weight is not None else ())
+    rank = len(kernel)
+    strides = node.attribute("strides", None) or [1] * rank
+    dilations = node.attribute("dilations", None) or [1] * rank
+    pads = node.attribute("pads", None) or [0] * 2 * rank
+    auto = node.attribute("auto_pad", "NOTSET") or "NOTSET"
+    for i in range(rank):
+        size, count = extent(node.input(0), i + 2), extent(node.outputs[0], i + 2)
+        before, after = pads[i], pads[i + rank]
+        if auto != "NOTSET":
+            before, after = automatic(auto, size, kernel[i], strides[i], dilations[i])
+        yield Axis(size, count, kernel[i], strides[i], dilations[i], before, after)
+
+
+def extent(value: Value | None, axis: int) -> int | None:
+    shape = value.shape if value is not None else None
+    return shape[axis] if shape is not None and axis < len(shape) else None
+
+
+def automatic(auto: str, size: int | None, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """The padding before and after that auto_pad means; the most that it can be where the extent is not known."""
+    total = dilation * (kernel - 1)
+    if auto == "VALID":
+        total = 0
+    elif size is not None:
+        total = max((-(-size // stride) - 1) * stride + total + 1 - size, 0)
+    return (total // 2, total - total // 2) if auto == "SAME_UPPER" else (total - total // 2, total // 2)
+
+
+def padded(node: Node) -> bool:
+    """True where a convolution or pooling may read beyond its input."""
+    return any(axis.beyond for axis in axes(node))
+
+
+def hollow(node: Node) -> bool:
+    """True where a window of a pooling may lie in the padding altogether, so that its result is made up."""
+    return any(axis.hollow for axis in axes(node))
