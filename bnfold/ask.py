@@ -8,6 +8,7 @@ on; everything else refuses with a reason. What was taken is collected aside, so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,10 +30,10 @@ REACH = 100
 class View:
     """The graph as it stands while folds are being decided: who reads what, what is linear, which chains are left."""
 
-    def __init__(self, linears: dict[Node, Linear | Refusal], heads: dict[Node, Chain], tails: dict[Value, Chain]) -> None:
+    def __init__(self, linears: dict[Node, Linear | Refusal], chains: Sequence[Chain]) -> None:
         self.linears = linears
-        self.heads = heads
-        self.tails = tails
+        self.heads = {chain.nodes[0]: chain for chain in chains}
+        self.tails = {chain.target: chain for chain in chains}
         self.aliases: dict[Value, Value] = {}
         self.taken: dict[Node, Absorbed] = {}
         self.composed: set[Chain] = set()
@@ -87,37 +88,52 @@ class Asking:
     def up(self, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
         """Have `value` multiplied or shifted by `array` where it is made. Raises Refused."""
         value = self.view.resolve(value)
-        reason = self.view.public(value)
-        if reason:
-            raise refuse("output", f"{value.name!r} is {reason}, so its content must stay", value.producer)
+        self.private(value)
         node = value.producer
+        if value.tensor is not None:
+            raise refuse("constant", f"{value.name!r} is a constant, which stays", node)
         readers = self.view.readers(value)
         if len(readers) > 1:
-            names = ", ".join(repr(reader.name) for reader in readers)
+            names = ", ".join(repr(reader.name) for reader in readers[:4]) + (", ..." if len(readers) > 4 else "")
             what = f"{value.name!r} has several readers ({names}), and each needs it as it is"
             raise refuse("readers", what, node)
         if node is None:
             raise refuse("input", f"{value.name!r} is an input of the net, and no weights stand before it")
         array = collapse(array)
-        if self.take_linear(node, array, kind, behind=True) or self.take_chain(self.view.tails.get(value), array, kind, True):
+        if self.take_linear(node, array, kind, behind=True):
+            return
+        if self.take_chain(self.view.tails.get(value), array, kind, behind=True):
             return
         rule = self.passing(node, array, kind, depth)
         wanted = rule.up(node, node.outputs.index(value), array, kind)
         asked = [(v, a) for v, a in zip(node.inputs, wanted, strict=False) if v is not None and a is not None]
+        if not asked:
+            raise refuse("constant", f"{node.op} {node.name!r} has no input that could take it", node)
         if (rule.fan_multiplier if kind else rule.fan_shift) == "one":
             self.first_of(asked, kind, depth)
             return
         for source, part in asked:
-            if (part != kind).any():
-                self.up(source, part, kind, depth + 1)
+            self.pass_up(source, part, kind, depth)
 
-    def first_of(self, asked: list[tuple[Value, Float64]], kind: float, depth: int) -> None:
+    def private(self, value: Value) -> None:
+        """Refuse where the content of `value` must stay."""
+        reason = self.view.public(value)
+        if reason:
+            raise refuse("output", f"{value.name!r} is {reason}, so its content must stay", value.producer)
+
+    def pass_up(self, source: Value, part: Float64 | Refusal, kind: float, depth: int) -> None:
+        if isinstance(part, Refusal):
+            raise Refused(part)
+        if (part != kind).any():
+            self.up(source, part, kind, depth + 1)
+
+    def first_of(self, asked: list[tuple[Value, Float64 | Refusal]], kind: float, depth: int) -> None:
         """Ask the inputs one by one until one takes it."""
         refusals = []
         for source, part in asked:
             before = self.snapshot()
             try:
-                self.up(source, part, kind, depth + 1)
+                self.pass_up(source, part, kind, depth)
                 return
             except Refused as answer:
                 refusals.append(answer)
@@ -126,9 +142,7 @@ class Asking:
 
     def down(self, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
         """Have all readers of `value` do the multiplying or shifting themselves. Raises Refused."""
-        reason = self.view.public(value)
-        if reason:
-            raise refuse("output", f"{value.name!r} is {reason}, so its content must stay", value.producer)
+        self.private(value)
         array = collapse(array)
         for node in dict.fromkeys(self.view.readers(value)):
             slots = [i for i, v in enumerate(node.inputs) if v is not None and self.view.resolve(v) is value]
@@ -136,14 +150,16 @@ class Asking:
                 raise refuse("readers", f"{node.name!r} reads {value.name!r} twice", node)
             if self.take_linear(node, array, kind, behind=False, slot=slots[0]):
                 continue
-            if self.take_chain(self.view.heads.get(node), array, kind, False):
+            if self.take_chain(self.view.heads.get(node), array, kind, behind=False):
                 continue
             self.pass_down(node, slots[0], array, kind, depth)
 
     def pass_down(self, node: Node, slot: int, array: Float64, kind: float, depth: int) -> None:
         rule = self.passing(node, array, kind, depth)
-        data = sum(1 for value in node.inputs if value is not None)
-        if (rule.fan_multiplier if kind else rule.fan_shift) == "all" and data > 1:
+        fan = rule.fan_multiplier if kind else rule.fan_shift
+        if fan == "first" and slot:
+            raise refuse("nonlinear", f"{node.op} {node.name!r} takes it as a parameter", node)
+        if fan == "all" and len(node.inputs) > 1:
             raise refuse("branches", f"the other inputs of {node.op} {node.name!r} lack it", node)
         for output, part in zip(node.outputs, rule.down(node, slot, array, kind), strict=False):
             if (self.view.readers(output) or self.view.public(output)) and (part != kind).any():
@@ -197,9 +213,9 @@ class Asking:
         if linear.bias_slot is None:
             return
         fan_in = linear.layout.channels(tensor.shape)[1] // linear.layout.groups * int(np.prod(tensor.shape[2:]))
-        own = self.view.peak(linear.bias) if linear.bias is not None else 0.0
+        own = abs(linear.bias_gain) * self.view.peak(linear.bias) if linear.bias is not None else 0.0
         shift = abs(linear.gain) * peak * fan_in * float(np.abs(taken.pre_b).max())
-        bound = float(np.abs(taken.post_a).max()) * (abs(linear.bias_gain) * own + shift) + float(np.abs(taken.post_b).max())
+        bound = float(np.abs(taken.post_a).max()) * (own + shift) + float(np.abs(taken.post_b).max())
         if not bound <= limit and not bias_fits(linear, taken, limit):
             what = f"the folded bias of {node.op} {node.name!r} does not fit into {tensor.dtype}"
             raise refuse("overflow", what, node, "fold the model in a wider type first")
@@ -212,7 +228,7 @@ class Asking:
         ones, zeros = np.ones((1,) * array.ndim), np.zeros((1,) * array.ndim)
         step = Affine(array, zeros) if kind else Affine(ones, array)
         new = old.then(step) if behind else step.then(old)
-        if not (new.axes == old.axes or new.axes == step.axes) or not new.finite:
+        if new.axes not in (old.axes, step.axes) or not new.finite:
             raise refuse("axis", f"{chain.nodes[0].name!r} varies along another axis", chain.nodes[0])
         self.chains[chain] = new
         self.into.append(chain.nodes[0])
@@ -263,6 +279,7 @@ def exactly_fits(linear: Linear, taken: Absorbed, limit: float) -> bool:
 
 def bias_fits(linear: Linear, taken: Absorbed, limit: float) -> bool:
     outs = linear.layout.channels(linear.weight.shape)[0]
-    own = np.zeros(outs) if linear.bias is None else linear.bias_gain * linear.bias.float64().reshape(-1)
-    own = np.broadcast_to(own, outs) if own.size in (1, outs) else np.full(outs, np.abs(own).max())
+    own = np.zeros((1, 1)) if linear.bias is None else np.atleast_2d(linear.bias_gain * linear.bias.float64())
+    own = own.T if linear.out_axis == 0 else own
+    own = np.broadcast_to(own, (own.shape[0], outs))
     return bool((np.abs(absorb_bias(own, linear.weight.load(), linear.layout, linear.gain, taken)) <= limit).all())

@@ -1,9 +1,10 @@
 """The table of commuting operators: which let an affine pass, under which condition, and how.
 
-Linear operators and affines themselves are recognised in `roles`. A commuting operator f answers two questions, of multipliers and of shifts apart: does f(a·x) = a'·f(x) hold, and does
-f(x + b) = f(x) + b'? Each row says under which condition and who of several inputs must take part; `carry` holds the
-arithmetic that turns a into a'. Whatever is not in the table does not commute. Differences between opsets live in the
-functions that a row names. Semantics: https://github.com/onnx/onnx/blob/main/docs/Operators.md
+Linear operators and affines themselves are recognised in `roles`. A commuting operator f answers two questions, of
+multipliers and of shifts apart: does f(a·x) = a'·f(x) hold, and does f(x + b) = f(x) + b'? Each row says under which
+condition and who of several inputs must take part; `carry` and `rearrange` hold the arithmetic that turns a into a'.
+Whatever is not in the table does not commute. Differences between opsets live in the functions that a row names.
+Semantics: https://github.com/onnx/onnx/blob/main/docs/Operators.md
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import carry
+from . import carry, rearrange
 from .affine import Float64
-from .carry import Down, Up, mixing, padded, refuse
+from .carry import Down, Up, mixing, refuse
 from .graph import Node
+from .windows import hollow, padded
 
 Condition = Callable[[Node, Float64], None]
 """Raises Refused unless the operator lets this array of multipliers or shifts pass."""
@@ -31,7 +33,7 @@ def positive(node: Node, array: Float64) -> None:
     bad = np.unique(np.argwhere(array < 0).max(axis=1, initial=0)) if (array < 0).any() else ()
     if len(bad):
         channels = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
-        what = f"the multiplier is negative in channels {channels}, and {node.op} {node.name!r} does not commute with that"
+        what = f"{node.op} {node.name!r} commutes with no negative multiplier, and it has some, in channels {channels}"
         raise refuse("negative", what, node)
 
 
@@ -41,9 +43,9 @@ def never(node: Node, array: Float64) -> None:
 
 def unpadded(node: Node, array: Float64) -> None:
     """An average is shifted by b only where every element that it counts is."""
-    counts = node.attribute("count_include_pad", 0)
-    if counts and (padded(node) or node.attribute("ceil_mode", 0)):
+    if node.attribute("count_include_pad", 0) and padded(node):
         raise refuse("padding", f"{node.op} {node.name!r} counts zero padding, which a shift does not reach", node)
+    filled(node)
 
 
 def unfilled(node: Node, array: Float64) -> None:
@@ -67,6 +69,8 @@ def plain_fill(node: Node) -> bool:
 def inference(node: Node, array: Float64) -> None:
     """A Dropout is the identity unless a constant input tells it to train."""
     training = node.input(2)
+    if node.version < 7 and not node.attribute("is_test", 0):
+        raise refuse("training", f"{node.op} {node.name!r} drops at random", node)
     if training is not None and (training.tensor is None or bool(training.tensor.load().reshape(-1)[0])):
         raise refuse("training", f"{node.op} {node.name!r} may drop at random", node)
 
@@ -76,13 +80,22 @@ def interpolating(node: Node, array: Float64) -> None:
         raise refuse("padding", f"{node.op} {node.name!r} fills with a constant outside the image", node)
 
 
+def filled(node: Node) -> None:
+    """Refuse a pooling with a window of padding alone, whose result is made up."""
+    if hollow(node):
+        raise refuse("window", f"{node.op} {node.name!r} may have windows that lie outside its input", node)
+
+
 def only_values(node: Node, array: Float64) -> None:
     """A max pooling commutes; the indices of its second output need not, when rounding makes a tie."""
-    positive(node, array)
     if any(value.readers or value.public for value in node.outputs[1:]):
         raise refuse("indices", f"the indices that {node.op} {node.name!r} finds are read", node)
-    if any(s > k for s, k in zip(node.attribute("strides", ()), node.attribute("kernel_shape", ()), strict=False)):
-        raise refuse("window", f"{node.op} {node.name!r} steps over its window, so that a window can be empty", node)
+    filled(node)
+
+
+def ordered_values(node: Node, array: Float64) -> None:
+    positive(node, array)
+    only_values(node, array)
 
 
 def by_constant(node: Node, array: Float64) -> None:
@@ -98,35 +111,36 @@ def by_constant(node: Node, array: Float64) -> None:
 class Rule:
     """How one operator lets multipliers and shifts pass.
 
-    `fan` says who of several inputs takes what an output shall have: "each" its own slice, "all" the same, "one" alone.
+    `fan` says which inputs carry data, and who of them takes what an output shall have: the "first" is the only one,
+    "each" takes its own slice, "all" the same, "one" alone. Other inputs are parameters, into which nothing passes.
     """
 
     up: Up
     down: Down
     multiplier: Condition = always
     shift: Condition = always
-    fan_multiplier: str = "each"
-    fan_shift: str = "each"
+    fan_multiplier: str = "first"
+    fan_shift: str = "first"
 
 
 SPATIAL = mixing(carry.spatial_axes)
 RESIZED = mixing(carry.resized_axes)
 REPEATED = mixing(carry.repeated_axes)
 PADDED = mixing(carry.padded_axes)
-RESHAPE = Rule(carry.reshaped, carry.reshaped_down)
+RESHAPE = Rule(rearrange.reshaped, rearrange.reshaped_down)
 IDENTITY = Rule(carry.same, carry.same_down)
 RECTIFIER = Rule(carry.same, carry.same_down, positive, never)
-MAXIMUM = Rule(*SPATIAL, only_values)
+MAXIMUM = Rule(*SPATIAL, ordered_values, only_values)
 INTERPOLATION = Rule(*RESIZED, interpolating, interpolating)
 
 RULES: dict[str, Rule] = {
     "Identity": IDENTITY,
     "Dropout": Rule(carry.same, carry.same_down, inference, inference),
-    "Transpose": Rule(carry.transposed, carry.transposed_down),
+    "Transpose": Rule(rearrange.transposed, rearrange.transposed_down),
     "Reshape": RESHAPE,
     "Flatten": RESHAPE,
-    "Squeeze": Rule(carry.squeezed, carry.squeezed_down),
-    "Unsqueeze": Rule(carry.unsqueezed, carry.unsqueezed_down),
+    "Squeeze": Rule(rearrange.squeezed, rearrange.squeezed_down),
+    "Unsqueeze": Rule(rearrange.unsqueezed, rearrange.unsqueezed_down),
     "MaxPool": MAXIMUM,
     "GlobalMaxPool": MAXIMUM,
     "AveragePool": Rule(*SPATIAL, always, unpadded),
@@ -135,9 +149,9 @@ RULES: dict[str, Rule] = {
     "ReduceMax": Rule(carry.reduced, carry.reduced_down, positive),
     "ReduceMin": Rule(carry.reduced, carry.reduced_down, positive),
     "ReduceSum": Rule(carry.reduced, carry.reduced_down, always, never),
-    "Concat": Rule(carry.concatenated, carry.concatenated_down),
-    "Split": Rule(carry.split, carry.split_down),
-    "Slice": Rule(carry.sliced, carry.sliced_down),
+    "Concat": Rule(rearrange.concatenated, rearrange.concatenated_down, fan_multiplier="each", fan_shift="each"),
+    "Split": Rule(rearrange.split, rearrange.split_down),
+    "Slice": Rule(rearrange.sliced, rearrange.sliced_down),
     "Pad": Rule(*PADDED, unfilled, mirrored),
     "Resize": INTERPOLATION,
     "Upsample": INTERPOLATION,
@@ -154,7 +168,7 @@ RULES: dict[str, Rule] = {
     "Min": Rule(carry.spread, carry.spread_down, positive, fan_multiplier="all", fan_shift="all"),
     "Sub": Rule(carry.subtracted, carry.subtracted_down, fan_multiplier="all", fan_shift="one"),
     "Mul": Rule(carry.product, carry.product_down, always, by_constant, "one", "one"),
-    "Div": Rule(carry.quotient, carry.quotient_down, always, by_constant, "one", "one"),
-    "Gather": Rule(carry.gathered, carry.gathered_down),
+    "Div": Rule(carry.quotient, carry.product_down, always, by_constant),
+    "Gather": Rule(rearrange.gathered, rearrange.gathered_down),
 }
 """Operator -> how it lets an affine pass. A new commuting operator is one row."""

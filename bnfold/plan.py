@@ -21,30 +21,38 @@ Cost: each question visits at most `ask.REACH` operators deep, and no pass is re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from .affine import Affine, collapse
+from .affine import Affine, collapse, identity
 from .ask import MULTIPLIER, SHIFT, Asking, View
-from .carry import Refused
+from .carry import Refused, refuse
 from .graph import Graph, Node, Value
 from .records import Chain, Decision, Plan, Refusal, Stayed, Style
 from .roles import AFFINE, LINEAR, Linear, affine, linear
 
 
 def plan(graph: Graph, style: Style) -> Plan:
-    """The plan for one graph. Raises nothing: what cannot be folded is a record with its reason."""
+    """The plan for one graph. Raises nothing: what cannot be folded is a record with its reason.
+
+    Constants of any magnitude are tried: what overflows or divides by 0 is found by looking at the result.
+    """
+    with np.errstate(all="ignore"):
+        return planned(graph, style)
+
+
+def planned(graph: Graph, style: Style) -> Plan:
     result = Plan()
     chains = find_chains(graph, result)
-    view = View(find_linears(graph), {c.nodes[0]: c for c in chains}, {c.target: c for c in chains})
+    view = View(find_linears(graph), chains)
     decisions = {chain: Decision(chain) for chain in chains}
     left = [chain for chain in chains if not drop(decisions[chain], view)]
     left = [chain for chain in left if not whole(decisions[chain], view, "up")]
     left = [chain for chain in reversed(left) if not whole(decisions[chain], view, "down")][::-1]
-    left = [chain for chain in left if not whole(decisions[chain], view, "up", merging=True)]
-    left = [chain for chain in reversed(left) if not whole(decisions[chain], view, "down", merging=True)][::-1]
+    left = [chain for chain in left if not merge(decisions[chain], view, style, "up")]
+    left = [chain for chain in reversed(left) if not merge(decisions[chain], view, style, "down")][::-1]
     for chain in left:
+        if chain in view.composed and drop(decisions[chain], view):
+            continue
         if not in_part(decisions[chain], view, style):
             in_place(decisions[chain], view, style)
     result.decisions = list(decisions.values())
@@ -80,7 +88,8 @@ def find_chains(graph: Graph, result: Plan) -> list[Chain]:
             tails[node.outputs[0]] = before
         else:
             tails[node.outputs[0]] = Chain([node], source, node.outputs[0], found)
-    result.stayed += [Stayed(str(getattr(o, "name", o)), "BatchNorm", Refusal(*note)) for o, note in graph.notes.items()]
+    for origin, note in graph.notes.items():
+        result.stayed.append(Stayed(str(getattr(origin, "name", origin)), "BatchNorm", Refusal(*note)))
     order = {node: i for i, node in enumerate(graph.nodes) if node.op in AFFINE}
     return sorted(tails.values(), key=lambda chain: order[chain.nodes[0]])
 
@@ -95,35 +104,51 @@ def joins(chain: Chain, later: Affine) -> bool:
 
 def drop(decision: Decision, view: View) -> bool:
     """An affine that changes nothing goes, unless it stands between two names that must both stay."""
-    chain = decision.chain
-    if chain.affine.acts:
-        return False
-    source = view.resolve(chain.source)
-    if view.public(chain.target) and (view.public(source) or source.producer is None):
-        what = f"it does nothing, but {source.name!r} and {chain.target.name!r} are both names that must stay"
-        decision.reasons.append(Refusal("output", what))
+    if decision.chain.affine.acts or bridges(decision.chain, view):
         return False
     decision.way = "drop"
-    view.remove(chain, renames=True)
+    view.remove(decision.chain, renames=True)
     return True
 
 
-def whole(decision: Decision, view: View, way: str, merging: bool = False) -> bool:
+def bridges(chain: Chain, view: View) -> bool:
+    """Whether a chain stands between two names that must both stay."""
+    source = view.resolve(chain.source)
+    return bool(view.public(chain.target) and (view.public(source) or source.producer is None))
+
+
+def whole(decision: Decision, view: View, way: str) -> bool:
     """Move the whole chain up or down if all of it can go. One that does nothing, and could not be dropped, cannot."""
-    chain = decision.chain
-    if not chain.affine.acts:
-        return False
-    asking = Asking(view, merging)
+    asking = Asking(view)
     try:
-        move(asking, chain, way, chain.affine)
+        move(asking, decision.chain, way, decision.chain.affine)
     except Refused as answer:
-        if not merging:
-            decision.reasons.append(answer.refusal)
+        decision.reasons.append(answer.refusal)
         return False
-    settle(decision, asking, way)
-    view.remove(chain, renames=way == "up")
-    decision.merged, decision.reasons = merging, []
+    leave(decision, view, asking, way)
     return True
+
+
+def merge(decision: Decision, view: View, style: Style, way: str) -> bool:
+    """Move the whole chain into others that stay, if these grow by less than it costs."""
+    asking = Asking(view, merging=True)
+    try:
+        move(asking, decision.chain, way, decision.chain.affine)
+    except Refused:
+        return False
+    grown = sum(style.price(new) - cost(old, view, style) for old, new in asking.chains.items())
+    possible = all(fits(new, old) and (new.acts or not bridges(old, view)) for old, new in asking.chains.items())
+    if not possible or grown >= cost(decision.chain, view, style):
+        return False
+    leave(decision, view, asking, way)
+    decision.merged = True
+    return True
+
+
+def leave(decision: Decision, view: View, asking: Asking, way: str) -> None:
+    settle(decision, asking, way)
+    view.remove(decision.chain, renames=way == "up")
+    decision.reasons = []
 
 
 def settle(decision: Decision, asking: Asking, way: str) -> None:
@@ -134,6 +159,8 @@ def settle(decision: Decision, asking: Asking, way: str) -> None:
 
 def move(asking: Asking, chain: Chain, way: str, step: Affine) -> None:
     """Ask for both parts of `step`: the multiplier is nearer to the source, the shift nearer to the target."""
+    if not step.acts:
+        raise refuse("output", "it does nothing, but stands between two names that must both stay")
     if way == "up":
         if step.scales:
             asking.up(chain.source, step.a, MULTIPLIER)
@@ -146,25 +173,22 @@ def move(asking: Asking, chain: Chain, way: str, step: Affine) -> None:
             asking.down(chain.target, step.a, MULTIPLIER)
 
 
-def parts(affine: Affine) -> list[tuple[str, Affine, Callable[[], Affine]]]:
+def parts(affine: Affine) -> list[tuple[str, Affine, Affine]]:
     """The ways to move a part: (way, what moves, what stays). a·x + b = a·(x + b/a)."""
-    a, b = affine.a, affine.b
-    one, zero = np.ones_like(a), np.zeros_like(b)
-    return [
-        ("up", Affine(a, zero), lambda: Affine(one, b)),
-        ("down", Affine(a, zero), lambda: Affine(one, b / a)),
-        ("up", Affine(one, b / a), lambda: Affine(a, zero)),
-        ("down", Affine(one, b), lambda: Affine(a, zero)),
-    ]
+    nothing = identity(affine.rank)
+    scale, shift = Affine(affine.a, nothing.b), Affine(nothing.a, affine.b)
+    ahead = Affine(nothing.a, affine.b / affine.a)
+    ways = [("up", scale, shift), ("down", scale, ahead), ("up", ahead, scale), ("down", shift, scale)]
+    return ways if affine.a.all() else [ways[0], ways[3]]
 
 
 def in_part(decision: Decision, view: View, style: Style) -> bool:
     """Move the multiplier or the shift alone if what stays is cheaper than the chain."""
     chain = decision.chain
-    if not (chain.affine.scales and chain.affine.shifts and chain.affine.a.all()):
+    if not (chain.affine.scales and chain.affine.shifts):
         return False
     for way, moving, rest in parts(chain.affine):
-        residue = trimmed(rest())
+        residue = trimmed(rest)
         if not fits(residue, chain) or style.price(residue) >= cost(chain, view, style):
             continue
         asking = Asking(view)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .affine import Affine, Float64, Layout, batch_norm
-from .carry import Refused, padded, refuse, shape_of
-from .graph import Node, Tensor
+from .carry import Refused, refuse, shape_of
+from .graph import Node, Tensor, Value
 from .records import Refusal
+from .windows import padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,15 @@ def weights(node: Node, slot: int) -> Tensor:
         value = node.input(slot)
         code, hint = (value.note if value is not None and value.note else ("dynamic", ""))
         raise refuse(code, f"the weights of {node.op} {node.name!r} are not constant", node, hint)
-    return floats(tensor, node)
-
-
-def floats(tensor: Tensor, node: Node) -> Tensor:
-    if tensor.dtype.kind in "biuc":
+    if not floats(tensor):
         raise refuse("dtype", f"{node.op} {node.name!r} works on {tensor.dtype}", node)
     return tensor
+
+
+def floats(carrier: Tensor | Value | None) -> bool:
+    """Whether its elements are floats; what has an unknown type passes. NumPy has no kind for bfloat16."""
+    dtype = carrier.dtype if carrier is not None else None
+    return dtype is None or dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def bias(node: Node, slot: int) -> Tensor | None:
@@ -68,7 +71,8 @@ def bias(node: Node, slot: int) -> Tensor | None:
 def conv(node: Node) -> Linear:
     edge = None
     if padded(node):
-        edge = Refusal("padding", f"{node.op} {node.name!r} reads zero padding, which a shift does not reach", node.name)
+        what = f"{node.op} {node.name!r} reads zero padding, which a shift does not reach"
+        edge = Refusal("padding", what, node.name)
     layout = Layout("conv", int(node.attribute("group", 1)))
     return Linear(weights(node, 1), bias(node, 2), layout, 1, 1, edge=edge)
 
@@ -117,14 +121,22 @@ LINEAR: dict[str, Callable[[Node], Linear]] = {
 
 
 def operand(node: Node, slot: int) -> Float64:
-    """The constant at `slot` as an array of the rank of the other input; refuses if it would change that input's shape."""
-    tensor = floats(node.inputs[slot].tensor, node)  # type: ignore[union-attr,arg-type]
+    """The constant at `slot` with the rank of the other input; refuses if it would change that input's shape.
+
+    Before opset 7 the second operand is aligned at `axis`, not at the last axis.
+    """
+    tensor = node.inputs[slot].tensor  # type: ignore[union-attr]
+    assert tensor is not None
     shape = shape_of(node.inputs[1 - slot], node)
-    if len(tensor.shape) > len(shape):
+    missing = len(shape) - len(tensor.shape)
+    if missing < 0:
         raise refuse("broadcast", f"the constant of {node.op} {node.name!r} adds axes to its input", node)
-    array = tensor.float64().reshape((1,) * (len(shape) - len(tensor.shape)) + tensor.shape)
+    before = int(node.attribute("axis", missing)) % (len(shape) + 1) if node.version < 7 and slot == 1 else missing
+    if before > missing:
+        raise refuse("broadcast", f"the constant of {node.op} {node.name!r} does not fit at its axis", node)
+    array = tensor.float64().reshape((1,) * before + tensor.shape + (1,) * (missing - before))
     for extent, own in zip(shape, array.shape, strict=True):
-        if own != 1 and extent != own:
+        if own not in (1, extent):
             known = "is not known to have" if extent is None else "does not have"
             what = f"the input of {node.op} {node.name!r} {known} the extents {tensor.shape} of its constant"
             raise refuse("broadcast", what, node)
@@ -132,29 +144,30 @@ def operand(node: Node, slot: int) -> Float64:
 
 
 def arithmetic(node: Node) -> Affine | None:
-    """Mul, Add, Sub, Div of one value and one constant; None where both are values."""
+    """Mul, Add, Sub, Div of one value and one constant of floats; None where it is something else."""
     slots = [slot for slot in (0, 1) if node.constant(slot) is not None]
-    if len(slots) != 1 or (node.op == "Div" and slots == [0]):
+    if len(slots) != 1 or (node.op == "Div" and slots == [0]) or not floats(node.constant(slots[0])):
         return None
     c = operand(node, slots[0])
     one, zero = np.ones((1,) * c.ndim), np.zeros((1,) * c.ndim)
     if node.op == "Mul":
         return Affine(c, zero)
     if node.op == "Div":
-        with np.errstate(divide="ignore"):
-            return Affine(1 / c, zero)
+        return Affine(1 / c, zero)
     if node.op == "Add":
         return Affine(one, c)
     return Affine(-one, c) if slots == [0] else Affine(one, -c)
 
 
-def negation(node: Node) -> Affine:
+def negation(node: Node) -> Affine | None:
+    if not floats(node.inputs[0]):
+        return None
     rank = len(shape_of(node.inputs[0], node))
     return Affine(-np.ones((1,) * rank), np.zeros((1,) * rank))
 
 
 def normalization(node: Node) -> Affine:
-    """BatchNormalization of opsets 1 to 15 at inference; opset 7 dropped is_test, 9 dropped spatial, 14 added training_mode."""
+    """BatchNormalization at inference: opset 7 dropped is_test, 9 dropped spatial, 14 added training_mode."""
     spread = [value for value in node.outputs[1:] if value.name]
     if node.attribute("training_mode", 0) or spread or (node.version < 7 and not node.attribute("is_test", 0)):
         what = f"{node.name!r} normalises by the statistics of the batch"
@@ -162,6 +175,8 @@ def normalization(node: Node) -> Affine:
     shape = shape_of(node.inputs[0], node)
     trailing = (1,) * (len(shape) - 2) if node.version >= 9 or node.attribute("spatial", 1) else ()
     gamma, beta, mean, variance = (parameter(node, slot, trailing) for slot in (1, 2, 3, 4))
+    if gamma.ndim != len(shape):
+        raise refuse("rank", f"the parameters of {node.name!r} do not fit an input of {len(shape)} axes", node)
     eps = float(node.attribute("epsilon", 1e-5))
     bad = ~(np.isfinite(variance) & (variance + eps > 0))
     if bad.any():
@@ -200,7 +215,7 @@ def linear(node: Node) -> Linear | Refusal:
 
 def affine(node: Node) -> Affine | Refusal | None:
     """The affine that `node` is, None if it does not look like one, or why it looks like one and is none."""
-    if node.op not in AFFINE:
+    if node.op not in AFFINE or all(value is None or value.tensor is not None for value in node.inputs):
         return None
     try:
         found = AFFINE[node.op](node)

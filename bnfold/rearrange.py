@@ -1,0 +1,246 @@
+"""How an array of multipliers or shifts moves through an operator that only moves elements about.
+
+See `carry` for what `up` and `down` are given and give.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .affine import Float64, collapse
+from .carry import Wanted, integers, refuse, shape_of
+from .graph import Node, Shape, Value
+
+
+def permutation(node: Node) -> list[int]:
+    rank = len(shape_of(node.inputs[0], node))
+    return [int(i) for i in node.attribute("perm", range(rank)[::-1])]
+
+
+def transposed(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    return [array.transpose(np.argsort(permutation(node)))]
+
+
+def transposed_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    return [array.transpose(permutation(node))]
+
+
+def reshaped(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    return [regroup(array, shape_of(node.outputs[0], node), shape_of(node.inputs[0], node), node)]
+
+
+def reshaped_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    return [regroup(array, shape_of(node.inputs[0], node), shape_of(node.outputs[0], node), node)]
+
+
+def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
+    """`array`, which broadcasts against `old`, as it broadcasts against `new` after a reshape in row-major order.
+
+    Runs of axes with equal products correspond; where the array varies inside a run it is spelled out over the run,
+    so one channel becomes a run of features, and a channel axis may split and join again (channel shuffle).
+    """
+    pieces: list[int] = []
+    for before, after in matching(old, new):
+        part = array.shape[before.start : before.stop]
+        if all(extent == 1 for extent in part):
+            pieces.extend([1] * len(after))
+            continue
+        full = [old[i] for i in before]
+        if None in full or None in [new[i] for i in after]:
+            raise refuse("shape", f"{node.op} {node.name!r} reshapes extents that are not known", node)
+        array = np.broadcast_to(array, (*array.shape[: before.start], *full, *array.shape[before.stop :]))  # type: ignore[arg-type]
+        pieces.extend(int(new[i] or 0) for i in after)
+    return collapse(np.ascontiguousarray(array).reshape(pieces))
+
+
+def matching(old: Shape, new: Shape) -> list[tuple[range, range]]:
+    """The shortest runs of axes of `old` and `new` that hold the same elements.
+
+    One unknown extent (the batch) at the same place on both sides is the same where all else agrees; with more of
+    them nothing is certain, and all axes are one run.
+    """
+    if old.count(None) > 1 or new.count(None) > 1:
+        return [(range(len(old)), range(len(new)))]
+    head = common(old, new)
+    tail = common(old[head:][::-1], new[head:][::-1])
+    left, right = range(head, len(old) - tail), range(head, len(new) - tail)
+    known = [[shape[i] for i in run] for shape, run in ((old, left), (new, right))]
+    if None in known[0] + known[1] or math.prod(known[0]) != math.prod(known[1]):  # type: ignore[arg-type]
+        return [(range(len(old)), range(len(new)))]
+    runs = [(range(i, i + 1), range(i, i + 1)) for i in range(head)]
+    runs += split_runs(old, new, left, right)
+    runs += [(range(len(old) - i, len(old) - i + 1), range(len(new) - i, len(new) - i + 1)) for i in range(tail, 0, -1)]
+    return runs
+
+
+def common(left: Shape, right: Shape) -> int:
+    """How many leading extents agree."""
+    count = 0
+    while count < min(len(left), len(right)) and left[count] == right[count]:
+        count += 1
+    return count
+
+
+def split_runs(old: Shape, new: Shape, left: range, right: range) -> list[tuple[range, range]]:
+    """Cut two runs of known extents and equal product wherever the products of their prefixes meet."""
+    runs: list[tuple[range, range]] = []
+    i, j = left.start, right.start
+    while i < left.stop or j < right.stop:
+        first_i, first_j = i, j
+        a = b = 1
+        while (a != b or (i, j) == (first_i, first_j)) and (i < left.stop or j < right.stop):
+            if (a <= b and i < left.stop) or j >= right.stop:
+                a, i = a * int(old[i] or 0), i + 1
+            else:
+                b, j = b * int(new[j] or 0), j + 1
+        runs.append((range(first_i, i), range(first_j, j)))
+    return runs
+
+
+def inserted_axes(node: Node, rank: int) -> tuple[int, ...]:
+    """The axes that an Unsqueeze inserts or a Squeeze removes, counted from 0 in the longer of the two shapes."""
+    axes = integers(node, 1, "axes")
+    if axes is None:
+        shape = shape_of(node.inputs[0], node)
+        if None in shape:
+            raise refuse("shape", f"which axes {node.op} {node.name!r} removes is not known", node)
+        return tuple(i for i, extent in enumerate(shape) if extent == 1)
+    return tuple(sorted(axis % rank for axis in axes))
+
+
+def squeezed(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    return [np.expand_dims(array, inserted_axes(node, len(shape_of(node.inputs[0], node))))]
+
+
+def squeezed_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    return [array.squeeze(inserted_axes(node, array.ndim))]
+
+
+def unsqueezed(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    return [array.squeeze(inserted_axes(node, array.ndim))]
+
+
+def unsqueezed_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    return [np.expand_dims(array, inserted_axes(node, len(shape_of(node.outputs[0], node))))]
+
+
+def extent(value: Value | None, axis: int, node: Node) -> int:
+    """The extent of a value along `axis`; refuses where it is not known."""
+    found = shape_of(value, node)[axis]
+    if found is None:
+        name = value.name if value is not None else ""
+        raise refuse("shape", f"an extent of {name!r} at {node.op} {node.name!r} is not known", node)
+    return found
+
+
+def concatenated(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Concat: each input takes its slice."""
+    axis = int(node.attribute("axis", 1)) % array.ndim
+    if array.shape[axis] == 1:
+        return [array for _ in node.inputs]
+    parts: list[Float64] = []
+    at = 0
+    for value in node.inputs:
+        size = extent(value, axis, node)
+        parts.append(collapse(array.take(range(at, at + size), axis=axis)))
+        at += size
+    return parts
+
+
+def concatenated_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a Concat: the neutral element stands for the other inputs."""
+    axis = int(node.attribute("axis", 1)) % array.ndim
+    sizes = [extent(value, axis, node) for value in node.inputs]
+    return [placed(array, axis, sum(sizes[:slot]), sizes[slot], sum(sizes), neutral)]
+
+
+def placed(array: Float64, axis: int, start: int, size: int, total: int, neutral: float) -> Float64:
+    """`array` on [start, start + size) of `axis`, the neutral element on the rest of `total`."""
+    whole = np.full((*array.shape[:axis], total, *array.shape[axis + 1 :]), neutral)
+    window = (slice(None),) * axis + (slice(start, start + size),)
+    whole[window] = array
+    return whole
+
+
+def split_part(node: Node, axis: int, index: int) -> tuple[int, int, int]:
+    """Start and size of output `index` of a Split along `axis`, and the whole extent."""
+    sizes = [extent(value, axis, node) for value in node.outputs]
+    return sum(sizes[:index]), sizes[index], sum(sizes)
+
+
+def split(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Split: the neutral element stands for the other pieces, where anyone reads them."""
+    axis = int(node.attribute("axis", 0)) % array.ndim
+    others = [value for i, value in enumerate(node.outputs) if i != index]
+    if array.shape[axis] == 1 and not any(value.readers or value.public for value in others):
+        return [array]
+    return [placed(array, axis, *split_part(node, axis, index), neutral)]
+
+
+def split_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    axis = int(node.attribute("axis", 0)) % array.ndim
+    if array.shape[axis] == 1:
+        return [array for _ in node.outputs]
+    parts = []
+    for index in range(len(node.outputs)):
+        start, size, _total = split_part(node, axis, index)
+        parts.append(collapse(array.take(range(start, start + size), axis=axis)))
+    return parts
+
+
+def slices(node: Node, array: Float64) -> dict[int, list[int]]:
+    """The indices that a Slice keeps, for each axis on which the array varies."""
+    starts, ends = integers(node, 1, "starts") or [], integers(node, 2, "ends") or []
+    axes = integers(node, 3, "axes") or list(range(len(starts)))
+    steps = integers(node, 4, "steps") or [1] * len(starts)
+    kept = {}
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if array.shape[axis] != 1:
+            size = extent(node.inputs[0], axis, node)
+            kept[axis % array.ndim] = list(range(*slice(start, end, step).indices(size)))
+    return kept
+
+
+def sliced(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Slice: what it does not keep nobody reads, so the neutral element may stand there."""
+    for axis, kept in slices(node, array).items():
+        size = extent(node.inputs[0], axis, node)
+        whole = np.full((*array.shape[:axis], size, *array.shape[axis + 1 :]), neutral)
+        whole[(slice(None),) * axis + (kept,)] = array
+        array = whole
+    return [array]
+
+
+def sliced_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    for axis, kept in slices(node, array).items():
+        array = array.take(kept, axis=axis)
+    return [collapse(array)]
+
+
+def gather(node: Node, rank: int) -> tuple[int, list[int]]:
+    """Axis and indices of a Gather by a constant list."""
+    axis, tensor = int(node.attribute("axis", 0)) % rank, node.constant(1)
+    if tensor is None or len(tensor.shape) != 1:
+        raise refuse("dynamic", f"{node.op} {node.name!r} does not gather by a constant list", node)
+    return axis, [int(i) for i in tensor.load()]
+
+
+def gathered(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Gather: what it does not read may stay; what it reads twice must agree."""
+    axis, indices = gather(node, array.ndim)
+    if array.shape[axis] == 1:
+        return [array]
+    whole = np.full((*array.shape[:axis], extent(node.inputs[0], axis, node), *array.shape[axis + 1 :]), neutral)
+    whole[(slice(None),) * axis + (indices,)] = array
+    if not np.array_equal(whole.take(indices, axis=axis), array):
+        raise refuse("readers", f"{node.op} {node.name!r} reads one channel twice", node)
+    return [whole]
+
+
+def gathered_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    axis, indices = gather(node, array.ndim)
+    if array.shape[axis] == 1:
+        return [array]
+    return [collapse(array.take(indices, axis=axis))]
