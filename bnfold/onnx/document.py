@@ -17,6 +17,7 @@ from .model import Data, read_model
 from .render import Renderer, Storage, tensors_of
 from .scopes import Builder, keep
 from .tensors import External, Tensors, overlapping
+from .uses import Uses
 from .write import value_info
 
 _FOREIGN = {
@@ -78,8 +79,8 @@ class OnnxDocument:
     def counts(self) -> Mapping[str, int]:
         """Nodes by operator over all graphs, and "parameters": elements of stored tensors that something reads."""
         found = Counter(node.op for scope in self.scopes for node in scope.stored.nodes)
-        values = (value for scope in self.scopes for value in scope.definitions if value.readers or value.public)
-        found["parameters"] = sum(_elements(value) for value in values)
+        uses = Uses(self.scopes)
+        found["parameters"] = sum(_elements(value) for value in uses.home if uses.left(value))
         return found
 
     def folded(self, plans: Mapping[Graph, Plan], out: Path) -> Mapping[Path, Rope]:
@@ -133,13 +134,15 @@ class OnnxDocument:
                 if len(node.outputs) > 1 and not node.outputs[-1]:
                     edit.wire(node).outputs = _trimmed(node.outputs)
         outputs = [value.name for value in main.stored.outputs]
-        found = [name for name in dict.fromkeys(taps) if name in main.values and name not in outputs]
+        found = [name for name in dict.fromkeys(taps) if name in main.values]
         for name in found:
             dtype = main.values[name].dtype
-            edits[main].outputs.append(Rope(string(1, name)) if dtype is None else value_info(name, dtype, None))
+            if name not in outputs:
+                edits[main].outputs.append(Rope(string(1, name)) if dtype is None else value_info(name, dtype, None))
+                outputs.append(name)
         same = {location: location for location in self.external.files}
         model = Renderer(self.model, edits, Storage(self.external, same)).rope()
-        return Runnable(model, [*outputs, *found], found, self.external.folder if same else None)
+        return Runnable(model, outputs, found, self.external.folder if same else None)
 
 
 def _elements(value: Value) -> int:

@@ -15,7 +15,8 @@ from bnfold.onnx.document import OnnxDocument
 from bnfold.plan import plan
 
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 5, 5])
-Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, list("nchw"))
+MATRIX = helper.make_tensor_value_info("y", TensorProto.FLOAT, list("mn"))
 
 
 def tensor(name: str, *shape: int, dtype: Any = np.float32, seed: int = 0) -> onnx.TensorProto:

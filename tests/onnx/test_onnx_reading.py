@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_models import X, Y, batch_norm, conv_bn, model, node, norm, tensor, unchanged
+from onnx_models import X, batch_norm, conv_bn, model, node, norm, tensor, unchanged
 
 from bnfold import wire
 from bnfold.errors import BnfoldError, InputError

@@ -1,0 +1,146 @@
+"""External data: confined to the model's folder, copied as it lies, changed in place, never overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import set_external_data
+from onnx_models import batch_norm, conv_bn, model, node, norm, run, tensor
+
+from bnfold.errors import InputError, OutputError
+from bnfold.onnx.document import OnnxDocument
+from bnfold.plan import plan
+
+
+def stored(folder: Path, proto: onnx.ModelProto, location: str = "model.onnx.data") -> Path:
+    onnx.save_model(proto, folder / "model.onnx", save_as_external_data=True, location=location, size_threshold=0)
+    return folder / "model.onnx"
+
+
+def fold(path: Path, out: Path, folds: bool = True) -> None:
+    document = OnnxDocument.open(path)
+    plans = {graph: plan(graph, document.style) for graph in document.graphs()} if folds else {}
+    for target, content in document.folded(plans, out).items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as stream:
+            content.write(stream)
+
+
+def pointing(**entries: str) -> bytes:
+    weight = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[2])
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in entries.items():
+        weight.external_data.add(key=key, value=value)
+    return model([node("Relu", "x", "y")], [weight]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["", "/etc/hostname", "../secret", "a/../../secret", "C:\\secret", "..\\secret", "\\\\host\\s", "link", "a\0b"],
+)
+def test_data_outside_of_the_folder_is_not_read(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret").write_bytes(bytes(8))
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="outside"):
+        OnnxDocument.from_bytes(pointing(location=location), inside)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"location": "missing"},
+        {"location": "."},
+        {"location": "d", "offset": "4"},
+        {"location": "d", "offset": "-4", "length": "8"},
+        {"location": "d", "offset": "4", "length": "8"},
+        {"location": "d", "length": "4"},
+        {"location": "d", "length": "eight"},
+        {"location": "d", "offset": "9" * 30},
+    ],
+)
+def test_data_that_is_not_there_is_an_error_that_names_the_tensor(tmp_path: Path, entries: dict[str, str]) -> None:
+    (tmp_path / "d").write_bytes(bytes(8))
+    with pytest.raises(InputError, match="'W'"):
+        OnnxDocument.from_bytes(pointing(**entries), tmp_path)
+
+
+def test_without_a_folder_external_data_is_refused() -> None:
+    with pytest.raises(InputError, match="folder of the model is not known"):
+        OnnxDocument.from_bytes(pointing(location="d"))
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [("model.onnx.data", "folded.onnx.data"), ("weights.bin", "folded.weights.bin"), ("w/a.bin", "folded.w.a.bin")],
+)
+def test_data_is_written_beside_the_result_under_its_name(tmp_path: Path, location: str, name: str) -> None:
+    (tmp_path / "w").mkdir()
+    source, out = stored(tmp_path, conv_bn(), location), tmp_path / "out" / "folded.onnx"
+    before = (tmp_path / location).read_bytes()
+    fold(source, out)
+    assert {path.name for path in out.parent.iterdir()} == {"folded.onnx", name}
+    folded = onnx.load(out)
+    assert [n.op_type for n in folded.graph.node] == ["Conv", "Relu"]
+    np.testing.assert_allclose(run(folded)[0], run(conv_bn())[0], rtol=1e-4, atol=1e-5)
+    assert (tmp_path / location).read_bytes() == before
+    assert (out.parent / name).stat().st_size == len(before)
+
+
+def test_the_same_name_elsewhere_without_folds_is_the_same_bytes(tmp_path: Path) -> None:
+    source, out = stored(tmp_path, conv_bn()), tmp_path / "out" / "model.onnx"
+    fold(source, out, folds=False)
+    for name in ("model.onnx", "model.onnx.data"):
+        assert (out.parent / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_folding_twice_is_folding_once(tmp_path: Path) -> None:
+    first, second = tmp_path / "one" / "folded.onnx", tmp_path / "two" / "folded.onnx"
+    fold(stored(tmp_path, conv_bn()), first)
+    fold(first, second)
+    for name in ("folded.onnx", "folded.onnx.data"):
+        assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes()
+
+
+def test_the_model_s_own_data_is_never_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="overwrite"):
+        fold(stored(tmp_path, conv_bn()), tmp_path / "model.folded")
+
+
+def test_data_that_two_tensors_share_is_not_changed_under_the_other(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x W", "c"), batch_norm("c", "bn", "n"), node("Relu", "x", "r")]
+    nodes += [node("Conv", "r V", "d"), node("Concat", "n d", "y", axis=1)]
+    proto = model(nodes, [tensor("W", 3, 2, 3, 3), tensor("V", 3, 2, 3, 3), *norm("bn", 3)])
+    data = numpy_helper.to_array(proto.graph.initializer[0]).tobytes()
+    (tmp_path / "model.onnx.data").write_bytes(data)
+    for weight in proto.graph.initializer[:2]:
+        set_external_data(weight, "model.onnx.data", 0, len(data))
+        weight.ClearField("raw_data")
+    onnx.save_model(proto, tmp_path / "model.onnx")
+    fold(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    folded = onnx.load(tmp_path / "folded.onnx")
+    found: dict[str, Any] = {t.name: numpy_helper.to_array(t) for t in folded.graph.initializer}
+    assert found["V"].tobytes() == data
+    assert found["W"].tobytes() != data
+    np.testing.assert_allclose(run(folded)[0], run(onnx.load(tmp_path / "model.onnx"))[0], rtol=1e-4, atol=1e-5)
+
+
+def test_changed_data_loses_its_checksum_and_other_data_keeps_it(tmp_path: Path) -> None:
+    source = stored(tmp_path, conv_bn())
+    proto = onnx.load(source, load_external_data=False)
+    proto.graph.initializer.append(tensor("other", 2))
+    (tmp_path / "other.bin").write_bytes(proto.graph.initializer[-1].raw_data)
+    set_external_data(proto.graph.initializer[-1], "other.bin", checksum="abc")
+    proto.graph.initializer[-1].ClearField("raw_data")
+    proto.graph.initializer[0].external_data.add(key="checksum", value="def")
+    onnx.save_model(proto, source)
+    fold(source, tmp_path / "folded.onnx")
+    weight, *_, other, _ = onnx.load(tmp_path / "folded.onnx", load_external_data=False).graph.initializer
+    assert {e.key: e.value for e in other.external_data} == {"location": "folded.other.bin", "checksum": "abc"}
+    assert "checksum" not in {e.key for e in weight.external_data}

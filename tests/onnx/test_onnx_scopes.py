@@ -1,0 +1,131 @@
+"""The graphs that the planner sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx_models import X, Y, batch_norm, conv_bn, model, node, norm, tensor
+
+from bnfold.errors import UsageError
+from bnfold.onnx.document import OnnxDocument
+
+
+def opened(proto: onnx.ModelProto, **how: Any) -> OnnxDocument:
+    return OnnxDocument.from_bytes(proto.SerializeToString(), **how)
+
+
+def branching(*nodes: onnx.NodeProto, output: str = "o", constants: Any = ()) -> onnx.NodeProto:
+    """An If whose two branches are these nodes."""
+    body = helper.make_graph(nodes, "body", [], [helper.make_empty_tensor_value_info(output)], constants)
+    return node("If", "flag", "y", then_branch=body, else_branch=body)
+
+
+FLAG = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
+
+
+def test_shapes_are_inferred_from_the_inputs_on() -> None:
+    values = opened(conv_bn()).scopes[0].values
+    assert values["c"].shape == values["n"].shape == (1, 3, 3, 3)
+    assert values["y"].dtype == np.float32
+
+
+def test_declared_shapes_count_where_nothing_is_inferred_and_only_there() -> None:
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 7]) for name in ("k", "r")]
+    nodes = [node("Custom", "x", "k", domain="my"), node("Relu", "x", "r"), node("Relu", "k", "y")]
+    values = opened(model(nodes, value_info=infos, domains=["my"])).scopes[0].values
+    assert values["k"].shape == values["y"].shape == (1, 7)
+    assert values["r"].shape == (1, 2, 5, 5)
+
+
+def test_a_captured_value_is_public_and_a_captured_constant_is_one() -> None:
+    proto = model([node("Relu", "x", "r"), branching(node("Add", "r W", "o"))], [tensor("W", 2, 1, 1)], [X, FLAG])
+    main, *bodies = opened(proto).scopes
+    assert main.values["r"].public == "read inside a subgraph"
+    assert not main.values["W"].public
+    assert len(bodies) == 2
+    for body in bodies:
+        assert body.values["W"].tensor is main.values["W"].tensor
+        assert body.values["r"].tensor is None
+        assert body.values["r"].shape == (1, 2, 5, 5)
+
+
+def test_captures_reach_through_several_graphs() -> None:
+    inner = branching(node("Relu", "x", "i"), output="i")
+    inner.output[0] = "o"
+    main, *bodies = opened(model([branching(inner)], inputs=[X, FLAG])).scopes
+    assert len(bodies) == 6
+    assert main.values["x"].public == "read inside a subgraph"
+
+
+def test_an_initializer_that_is_an_input_may_be_overridden_from_ir_4_on() -> None:
+    weight = helper.make_tensor_value_info("W", TensorProto.FLOAT, [3, 2, 3, 3])
+    proto = conv_bn(inputs=[X, weight])
+    value = opened(proto).scopes[0].values["W"]
+    assert value.tensor is None
+    assert value.note is not None
+    assert value.note[0] == "overridable"
+    assert "--freeze" in value.note[1]
+    assert opened(proto, freeze=True).scopes[0].values["W"].tensor is not None
+    proto.ir_version = 3
+    old = opened(proto)
+    assert old.scopes[0].values["W"].tensor is not None
+    assert [v.name for v in old.graphs()[0].inputs] == ["x"]
+
+
+def test_a_model_local_function_is_a_graph_of_its_own_with_its_own_opset() -> None:
+    body = [node("Relu", "a", "b"), node("LeakyRelu", "b", "o")]
+    body[1].attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    block = helper.make_function("my", "Block", ["a"], ["o"], body, [helper.make_opsetid("", 11)], ["slope"])
+    called = node("Block", "x", "y", domain="my", slope=0.5)
+    main, inside = opened(model([called], functions=[block], domains=["my"])).graphs()
+    assert [n.op for n in main.nodes] == ["function.my.Block"]
+    assert [(n.op, n.version) for n in inside.nodes] == [("Relu", 11), ("opaque.LeakyRelu", 11)]
+
+
+def test_nodes_over_constants_are_no_part_of_the_graph() -> None:
+    nodes = [node("Constant", "", "k", value_float=2.0), node("Sqrt", "k", "s"), node("Mul", "x s", "y")]
+    graph = opened(model(nodes)).graphs()[0]
+    assert [n.op for n in graph.nodes] == ["Mul"]
+    tensor_ = graph.nodes[0].constant(1)
+    assert tensor_ is not None
+    assert tensor_.load() == np.sqrt(np.float32(2))
+
+
+def test_a_quantised_weight_is_no_constant_and_says_why() -> None:
+    stored = [numpy_helper.from_array(np.ones((3, 2, 1, 1), np.int8), "q"), tensor("s")]
+    nodes = [node("DequantizeLinear", "q s", "W"), node("Conv", "x W", "y")]
+    value = opened(model(nodes, stored)).scopes[0].values["W"]
+    assert value.tensor is None
+    assert value.note is not None
+    assert value.note[0] == "quantised"
+
+
+def test_kept_names_are_public_and_unknown_ones_an_error() -> None:
+    assert opened(conv_bn(), keep=["c"]).scopes[0].values["c"].public == "kept by the user"
+    with pytest.raises(UsageError, match="'nope'"):
+        opened(conv_bn(), keep=["nope"])
+
+
+def test_operators_of_other_domains_bear_their_domain() -> None:
+    proto = model(
+        [node("Gelu", "x", "g", domain="com.microsoft"), node("Relu", "g", "y", domain="ai.onnx")],
+        domains=["com.microsoft"],
+    )
+    assert [(n.op, n.version) for n in opened(proto).graphs()[0].nodes] == [("com.microsoft.Gelu", 1), ("Relu", 17)]
+
+
+def test_the_old_broadcasting_by_axis_is_no_affine() -> None:
+    nodes = [node("Conv", "x W", "c"), node("Mul", "c k", "y", axis=1, broadcast=1)]
+    graph = opened(model(nodes, [tensor("W", 3, 2, 1, 1), tensor("k", 3)], opset=6)).graphs()[0]
+    assert [n.op for n in graph.nodes] == ["Conv", "opaque.Mul"]
+
+
+def test_counts_tell_operators_of_all_graphs_and_read_elements() -> None:
+    proto = model([branching(batch_norm("x", "bn", "o"))], [*norm("bn", 2), tensor("unused", 9)], [X, FLAG], [Y])
+    counts = opened(proto).counts()
+    assert (counts["If"], counts["BatchNormalization"]) == (1, 2)
+    assert counts["parameters"] == 8
