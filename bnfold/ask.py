@@ -108,7 +108,7 @@ class Asking:
         wanted = rule.up(node, node.outputs.index(value), array, kind)
         asked = [(v, a) for v, a in zip(node.inputs, wanted, strict=False) if v is not None and a is not None]
         if not asked:
-            raise refuse("constant", f"{node.op} {node.name!r} has no input that could take it", node)
+            raise refuse("constant", f"{node.label} has no input that could take it", node)
         if (rule.fan_multiplier if kind else rule.fan_shift) == "one":
             self.first_of(asked, kind, depth)
             return
@@ -158,9 +158,9 @@ class Asking:
         rule = self.passing(node, array, kind, depth)
         fan = rule.fan_multiplier if kind else rule.fan_shift
         if fan == "first" and slot:
-            raise refuse("nonlinear", f"{node.op} {node.name!r} takes it as a parameter", node)
+            raise refuse("nonlinear", f"{node.label} takes it as a parameter", node)
         if fan == "all" and len(node.inputs) > 1:
-            raise refuse("branches", f"the other inputs of {node.op} {node.name!r} lack it", node)
+            raise refuse("branches", f"the other inputs of {node.label} lack it", node)
         for output, part in zip(node.outputs, rule.down(node, slot, array, kind), strict=False):
             if (self.view.readers(output) or self.view.public(output)) and (part != kind).any():
                 self.down(output, part, kind, depth + 1)
@@ -168,13 +168,13 @@ class Asking:
     def passing(self, node: Node, array: Float64, kind: float, depth: int) -> Rule:
         """The rule by which `node` passes the question on; raises Refused where it does not."""
         if node in self.view.heads or any(value in self.view.tails for value in node.outputs):
-            raise refuse("affine", f"{node.op} {node.name!r} stays, and stands in between", node)
+            raise refuse("affine", f"{node.label} stays, and stands in between", node)
         rule = RULES.get(node.op)
         if rule is None:
             refusal = self.view.linears.get(node)
             if isinstance(refusal, Refusal):
                 raise Refused(refusal)
-            raise refuse("nonlinear", f"{node.op} {node.name!r} does not commute with a per-channel affine", node)
+            raise refuse("nonlinear", f"{node.label} does not commute with a per-channel affine", node)
         if depth >= REACH or len(self.through) > REACH * 10:
             raise refuse("distance", f"no weights within {REACH} operators of {node.name!r}", node)
         (rule.multiplier if kind else rule.shift)(node, array)
@@ -188,12 +188,12 @@ class Asking:
             return False
         axis = linear.out_axis if behind else linear.in_axis
         if any(extent != 1 for i, extent in enumerate(array.shape) if i != axis):
-            raise refuse("axis", f"it varies along another axis than the channels of {node.op} {node.name!r}", node)
+            raise refuse("axis", f"it varies along another axis than the channels of {node.label}", node)
         vector = array.reshape(-1)
         old = self.taken.get(node) or self.view.taken.get(node, NOTHING)
         new = behind_weights(old, vector, kind) if behind else before_weights(old, vector, kind)
         if kind == SHIFT and linear.bias_slot is None:
-            raise refuse("bias", f"{node.op} {node.name!r} has no bias to take a shift", node)
+            raise refuse("bias", f"{node.label} has no bias to take a shift", node)
         if kind == SHIFT and not behind and linear.edge is not None:
             raise Refused(linear.edge)
         self.check(node, linear, new)
@@ -208,7 +208,7 @@ class Asking:
         peak = self.view.peak(tensor)
         gain = float(np.abs(taken.post_a).max() * np.abs(taken.pre_a).max())
         if not peak * gain <= limit and not exactly_fits(linear, taken, limit):
-            what = f"the folded weights of {node.op} {node.name!r} do not fit into {tensor.dtype}"
+            what = f"the folded weights of {node.label} do not fit into {tensor.dtype}"
             raise refuse("overflow", what, node, "fold the model in a wider type first")
         if linear.bias_slot is None:
             return
@@ -217,7 +217,7 @@ class Asking:
         shift = abs(linear.gain) * peak * fan_in * float(np.abs(taken.pre_b).max())
         bound = float(np.abs(taken.post_a).max()) * (own + shift) + float(np.abs(taken.post_b).max())
         if not bound <= limit and not bias_fits(linear, taken, limit):
-            what = f"the folded bias of {node.op} {node.name!r} does not fit into {tensor.dtype}"
+            what = f"the folded bias of {node.label} does not fit into {tensor.dtype}"
             raise refuse("overflow", what, node, "fold the model in a wider type first")
 
     def take_chain(self, chain: Chain | None, array: Float64, kind: float, behind: bool) -> bool:

@@ -40,7 +40,7 @@ def shape_of(value: Value | None, node: Node) -> Shape:
     if value is None or value.shape is None:
         name = value.name if value is not None else "its input"
         hint = "give the model static shapes, or run shape inference on it"
-        raise refuse("shape", f"the shape of {name!r} at {node.op} {node.name!r} is not known", node, hint)
+        raise refuse("shape", f"the shape of {name!r} at {node.label} is not known", node, hint)
     return value.shape
 
 
@@ -52,7 +52,7 @@ def integers(node: Node, slot: int, attribute: str) -> list[int] | None:
         return None
     tensor = node.constant(slot)
     if tensor is None:
-        raise refuse("dynamic", f"{node.op} {node.name!r} computes its {attribute} at run time", node)
+        raise refuse("dynamic", f"{node.label} computes its {attribute} at run time", node)
     return [int(i) for i in tensor.load().reshape(-1)]
 
 
@@ -77,11 +77,11 @@ def fitted(node: Node, value: Value, array: Float64) -> Float64 | Refusal:
     missing = array.ndim - len(shape)
     repeated = list(range(missing)) + [i + missing for i, extent in enumerate(shape) if extent == 1]
     if any(array.shape[axis] != 1 for axis in repeated):
-        return Refusal("axis", f"{node.op} {node.name!r} repeats {value.name!r} along the channels", node.name)
+        return Refusal("axis", f"{node.label} repeats {value.name!r} along the channels", node.name)
     fit: Float64 = array.reshape(array.shape[missing:])
     for known, own in zip(shape, fit.shape, strict=True):
         if own not in (1, known):
-            what = f"the extents of {value.name!r} at {node.op} {node.name!r} are not known"
+            what = f"the extents of {value.name!r} at {node.label} are not known"
             return Refusal("shape", what, node.name)
     return fit
 
@@ -95,7 +95,7 @@ def spread_down(node: Node, _: int, array: Float64, neutral: float) -> list[Floa
 def modern(node: Node) -> None:
     """Refuse operators that broadcast as before opset 7, where an attribute tells the axis."""
     if node.version < 7 and node.attribute("broadcast", 0):
-        raise refuse("broadcast", f"{node.op} {node.name!r} broadcasts as before opset 7", node)
+        raise refuse("broadcast", f"{node.label} broadcasts as before opset 7", node)
 
 
 def subtracted(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
@@ -140,7 +140,7 @@ Axes = Callable[[Node, int], list[int]]
 def flat(node: Node, array: Float64, axes: list[int]) -> None:
     """Refuse unless the array is one value along `axes`."""
     if any(array.shape[axis] != 1 for axis in axes):
-        what = f"{node.op} {node.name!r} works along the axis on which the affine varies"
+        what = f"{node.label} works along the axis on which the affine varies"
         raise refuse("axis", what, node)
 
 
@@ -173,11 +173,11 @@ def padded_axes(node: Node, rank: int) -> list[int]:
 def resized_axes(node: Node, rank: int) -> list[int]:
     """The axes along which a Resize or Upsample interpolates: a scale near 1 does, even where the extent stays."""
     if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise refuse("dynamic", f"{node.op} {node.name!r} chooses its scales", node)
+        raise refuse("dynamic", f"{node.label} chooses its scales", node)
     slot = 1 if node.op == "Upsample" or node.version < 11 else 2
     scales, value = node.attribute("scales", ()), node.input(slot)
     if value is not None and value.tensor is None:
-        raise refuse("dynamic", f"{node.op} {node.name!r} computes its scales at run time", node)
+        raise refuse("dynamic", f"{node.label} computes its scales at run time", node)
     if value is not None and value.tensor is not None:
         scales = value.tensor.load().reshape(-1)
     axes = node.attribute("axes", range(rank))
@@ -189,7 +189,7 @@ def repeated_axes(node: Node, rank: int) -> list[int]:
     """The axes that a Tile or an Expand of equal rank repeats."""
     old, new = shape_of(node.inputs[0], node), shape_of(node.outputs[0], node)
     if len(old) != len(new):
-        raise refuse("axis", f"{node.op} {node.name!r} changes the rank", node)
+        raise refuse("axis", f"{node.label} changes the rank", node)
     return [axis for axis in range(rank) if old[axis] is None or old[axis] != new[axis]]
 
 

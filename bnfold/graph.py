@@ -90,6 +90,16 @@ class Node:
         value = self.input(index)
         return None if value is None else value.tensor
 
+    @property
+    def type(self) -> str:
+        """What the document calls it: the type of the layer that it came from, else the operator."""
+        return str(getattr(self.origin, "type", self.op))
+
+    @property
+    def label(self) -> str:
+        """Type and name, for sentences."""
+        return f"{self.type} {self.name!r}"
+
     def __repr__(self) -> str:
         return f"Node({self.op}, {self.name!r})"
 

@@ -33,18 +33,18 @@ def positive(node: Node, array: Float64) -> None:
     bad = np.unique(np.argwhere(array < 0).max(axis=1, initial=0)) if (array < 0).any() else ()
     if len(bad):
         channels = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
-        what = f"{node.op} {node.name!r} commutes with no negative multiplier, and it has some, in channels {channels}"
+        what = f"{node.label} commutes with no negative multiplier, and it has some, in channels {channels}"
         raise refuse("negative", what, node)
 
 
 def never(node: Node, array: Float64) -> None:
-    raise refuse("nonlinear", f"{node.op} {node.name!r} does not commute with a shift", node)
+    raise refuse("nonlinear", f"{node.label} does not commute with a shift", node)
 
 
 def unpadded(node: Node, array: Float64) -> None:
     """An average is shifted by b only where every element that it counts is."""
     if node.attribute("count_include_pad", 0) and padded(node):
-        raise refuse("padding", f"{node.op} {node.name!r} counts zero padding, which a shift does not reach", node)
+        raise refuse("padding", f"{node.label} counts zero padding, which a shift does not reach", node)
     filled(node)
 
 
@@ -54,12 +54,12 @@ def unfilled(node: Node, array: Float64) -> None:
     value = node.attribute("value", 0.0) if fill is None else float(fill.load().reshape(-1)[0])
     dynamic = node.input(2) is not None and fill is None
     if plain_fill(node) and (dynamic or value != 0):
-        raise refuse("padding", f"{node.op} {node.name!r} fills with a value other than 0", node)
+        raise refuse("padding", f"{node.label} fills with a value other than 0", node)
 
 
 def mirrored(node: Node, array: Float64) -> None:
     if plain_fill(node):
-        raise refuse("padding", f"{node.op} {node.name!r} fills with 0, which a shift does not reach", node)
+        raise refuse("padding", f"{node.label} fills with 0, which a shift does not reach", node)
 
 
 def plain_fill(node: Node) -> bool:
@@ -70,26 +70,26 @@ def inference(node: Node, array: Float64) -> None:
     """A Dropout is the identity unless a constant input tells it to train."""
     training = node.input(2)
     if node.version < 7 and not node.attribute("is_test", 0):
-        raise refuse("training", f"{node.op} {node.name!r} drops at random", node)
+        raise refuse("training", f"{node.label} drops at random", node)
     if training is not None and (training.tensor is None or bool(training.tensor.load().reshape(-1)[0])):
-        raise refuse("training", f"{node.op} {node.name!r} may drop at random", node)
+        raise refuse("training", f"{node.label} may drop at random", node)
 
 
 def interpolating(node: Node, array: Float64) -> None:
     if node.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
-        raise refuse("padding", f"{node.op} {node.name!r} fills with a constant outside the image", node)
+        raise refuse("padding", f"{node.label} fills with a constant outside the image", node)
 
 
 def filled(node: Node) -> None:
     """Refuse a pooling with a window of padding alone, whose result is made up."""
     if hollow(node):
-        raise refuse("window", f"{node.op} {node.name!r} may have windows that lie outside its input", node)
+        raise refuse("window", f"{node.label} may have windows that lie outside its input", node)
 
 
 def only_values(node: Node, array: Float64) -> None:
     """A max pooling commutes; the indices of its second output need not, when rounding makes a tie."""
     if any(value.readers or value.public for value in node.outputs[1:]):
-        raise refuse("indices", f"the indices that {node.op} {node.name!r} finds are read", node)
+        raise refuse("indices", f"the indices that {node.label} finds are read", node)
     filled(node)
 
 
@@ -104,7 +104,7 @@ def by_constant(node: Node, array: Float64) -> None:
     if constant is None:
         never(node, array)
     elif not constant.float64().all():
-        raise refuse("zero", f"{node.op} {node.name!r} multiplies by 0", node)
+        raise refuse("zero", f"{node.label} multiplies by 0", node)
 
 
 @dataclass(frozen=True)

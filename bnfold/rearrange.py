@@ -49,7 +49,7 @@ def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
             continue
         full = [old[i] for i in before]
         if None in full or None in [new[i] for i in after]:
-            raise refuse("shape", f"{node.op} {node.name!r} reshapes extents that are not known", node)
+            raise refuse("shape", f"{node.label} reshapes extents that are not known", node)
         array = np.broadcast_to(array, (*array.shape[: before.start], *full, *array.shape[before.stop :]))  # type: ignore[arg-type]
         pieces.extend(int(new[i] or 0) for i in after)
     return collapse(np.ascontiguousarray(array).reshape(pieces))
@@ -105,7 +105,7 @@ def inserted_axes(node: Node, rank: int) -> tuple[int, ...]:
     if axes is None:
         shape = shape_of(node.inputs[0], node)
         if None in shape:
-            raise refuse("shape", f"which axes {node.op} {node.name!r} removes is not known", node)
+            raise refuse("shape", f"which axes {node.label} removes is not known", node)
         return tuple(i for i, extent in enumerate(shape) if extent == 1)
     return tuple(sorted(axis % rank for axis in axes))
 
@@ -131,7 +131,7 @@ def extent(value: Value | None, axis: int, node: Node) -> int:
     found = shape_of(value, node)[axis]
     if found is None:
         name = value.name if value is not None else ""
-        raise refuse("shape", f"an extent of {name!r} at {node.op} {node.name!r} is not known", node)
+        raise refuse("shape", f"an extent of {name!r} at {node.label} is not known", node)
     return found
 
 
@@ -223,7 +223,7 @@ def gather(node: Node, rank: int) -> tuple[int, list[int]]:
     """Axis and indices of a Gather by a constant list."""
     axis, tensor = int(node.attribute("axis", 0)) % rank, node.constant(1)
     if tensor is None or len(tensor.shape) != 1:
-        raise refuse("dynamic", f"{node.op} {node.name!r} does not gather by a constant list", node)
+        raise refuse("dynamic", f"{node.label} does not gather by a constant list", node)
     return axis, [int(i) for i in tensor.load()]
 
 
@@ -235,7 +235,7 @@ def gathered(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     whole = np.full((*array.shape[:axis], extent(node.inputs[0], axis, node), *array.shape[axis + 1 :]), neutral)
     whole[(slice(None),) * axis + (indices,)] = array
     if not np.array_equal(whole.take(indices, axis=axis), array):
-        raise refuse("readers", f"{node.op} {node.name!r} reads one channel twice", node)
+        raise refuse("readers", f"{node.label} reads one channel twice", node)
     return [whole]
 
 

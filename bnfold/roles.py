@@ -46,9 +46,9 @@ def weights(node: Node, slot: int) -> Tensor:
     if tensor is None:
         value = node.input(slot)
         code, hint = (value.note if value is not None and value.note else ("dynamic", ""))
-        raise refuse(code, f"the weights of {node.op} {node.name!r} are not constant", node, hint)
+        raise refuse(code, f"the weights of {node.label} are not constant", node, hint)
     if not floats(tensor):
-        raise refuse("dtype", f"{node.op} {node.name!r} works on {tensor.dtype}", node)
+        raise refuse("dtype", f"{node.label} works on {tensor.dtype}", node)
     return tensor
 
 
@@ -64,14 +64,14 @@ def bias(node: Node, slot: int) -> Tensor | None:
         return None
     if value.tensor is None:
         code, hint = value.note or ("dynamic", "")
-        raise refuse(code, f"the bias of {node.op} {node.name!r} is not constant", node, hint)
+        raise refuse(code, f"the bias of {node.label} is not constant", node, hint)
     return value.tensor
 
 
 def conv(node: Node) -> Linear:
     edge = None
     if padded(node):
-        what = f"{node.op} {node.name!r} reads zero padding, which a shift does not reach"
+        what = f"{node.label} reads zero padding, which a shift does not reach"
         edge = Refusal("padding", what, node.name)
     layout = Layout("conv", int(node.attribute("group", 1)))
     return Linear(weights(node, 1), bias(node, 2), layout, 1, 1, edge=edge)
@@ -82,7 +82,7 @@ def conv_transpose(node: Node) -> Linear:
     single = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in node.attribute("strides", ()))
     edge = None
     if not single or padded(node) or any(node.attribute("output_padding", ())) or "output_shape" in node.attributes:
-        what = f"{node.op} {node.name!r} adds up a different number of elements at its border"
+        what = f"{node.label} adds up a different number of elements at its border"
         edge = Refusal("padding", what, node.name)
     layout = Layout("deconv", int(node.attribute("group", 1)))
     return Linear(weight, bias(node, 2), layout, 1, 1, edge=edge)
@@ -106,7 +106,7 @@ def matmul(node: Node) -> Linear:
     weight = weights(node, 0 if left else 1)
     rank = len(shape_of(node.inputs[1 if left else 0], node))
     if len(weight.shape) != 2 or rank < 2:
-        raise refuse("rank", f"the weights of {node.op} {node.name!r} are no matrix", node)
+        raise refuse("rank", f"the weights of {node.label} are no matrix", node)
     if left:
         return Linear(weight, None, Layout("rows"), rank - 2, rank - 2, 1, 0, None)
     return Linear(weight, None, Layout("columns"), rank - 1, rank - 1, 0, 1, None)
@@ -130,15 +130,15 @@ def operand(node: Node, slot: int) -> Float64:
     shape = shape_of(node.inputs[1 - slot], node)
     missing = len(shape) - len(tensor.shape)
     if missing < 0:
-        raise refuse("broadcast", f"the constant of {node.op} {node.name!r} adds axes to its input", node)
+        raise refuse("broadcast", f"the constant of {node.label} adds axes to its input", node)
     before = int(node.attribute("axis", missing)) % (len(shape) + 1) if node.version < 7 and slot == 1 else missing
     if before > missing:
-        raise refuse("broadcast", f"the constant of {node.op} {node.name!r} does not fit at its axis", node)
+        raise refuse("broadcast", f"the constant of {node.label} does not fit at its axis", node)
     array = tensor.float64().reshape((1,) * before + tensor.shape + (1,) * (missing - before))
     for extent, own in zip(shape, array.shape, strict=True):
         if own not in (1, extent):
             known = "is not known to have" if extent is None else "does not have"
-            what = f"the input of {node.op} {node.name!r} {known} the extents {tensor.shape} of its constant"
+            what = f"the input of {node.label} {known} the extents {tensor.shape} of its constant"
             raise refuse("broadcast", what, node)
     return array
 
@@ -221,6 +221,6 @@ def affine(node: Node) -> Affine | Refusal | None:
         found = AFFINE[node.op](node)
         if found is None or found.finite:
             return found
-        raise refuse("finite", f"the constants of {node.op} {node.name!r} are not finite, or divide by 0", node)
+        raise refuse("finite", f"the constants of {node.label} are not finite, or divide by 0", node)
     except Refused as answer:
         return answer.refusal
