@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 from ..errors import InputError
@@ -16,7 +17,17 @@ from .net import CaffeNet, Phase, load
 _IR_VERSIONS = {13: 7, 14: 7, 15: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 
 
-def export(
+def export(prototxt: Path, caffemodel: Path | None, out: Path, **how: Any) -> None:
+    """Write a Caffe net to `out` as an ONNX model. `how`: what `model` takes.
+
+    Raises InputError, and OSError when `out` cannot be written.
+    """
+    rope = model(prototxt, caffemodel, **how)
+    with out.open("wb") as stream:
+        rope.write(stream)
+
+
+def model(
     prototxt: Path,
     caffemodel: Path | None,
     *,
@@ -29,7 +40,7 @@ def export(
     level: int = 0,
     bn_blobs: str | None = None,
 ) -> Rope:
-    """The ONNX model of a Caffe net.
+    """The ONNX model of a Caffe net; its tensors are read when the Rope is written.
 
     `inputs` gives or replaces the shape of inputs by blob name. With `dynamic_batch` the first extent of all inputs is
     left open. `bn_blobs` says how to read BatchNorm blobs whose order the file leaves open.
@@ -50,12 +61,12 @@ def export(
         metadata=metadata,
         batch="batch" if dynamic_batch else "",
     )
-    model = write(lowered.graph, header)
-    if model.size > LIMIT:
+    rope = write(lowered.graph, header)
+    if rope.size > LIMIT:
         raise InputError(
-            f"the model has {model.size} bytes, and an ONNX file ends at {LIMIT}", where=str(caffemodel or prototxt)
+            f"the model has {rope.size} bytes, and an ONNX file ends at {LIMIT}", where=str(caffemodel or prototxt)
         )
-    return model
+    return rope
 
 
 def _digest(path: Path) -> str:

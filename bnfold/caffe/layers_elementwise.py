@@ -78,7 +78,7 @@ def shifted(b: Builder, x: Value, shift: float) -> Value:
 def exp(b: Builder) -> list[Value]:
     """base^(scale·x + shift), as Caffe has it: outer·exp(inner·x)."""
     p = b.param.exp_param
-    log_base = _log_base(b, p.base)
+    log_base = 0.0 if p.base == 1 else _log_base(b, p.base)
     outer = math.exp(log_base * p.shift)
     return [scaled(b, b.node("Exp", scaled(b, b.x, log_base * p.scale)), outer)]
 

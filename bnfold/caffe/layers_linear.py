@@ -26,22 +26,25 @@ def window(b: Builder, rank: int) -> Window:
     """The window of convolution_param over `rank` spatial axes: one value for all, one for each, or _h and _w."""
     p = b.param.convolution_param
 
-    def values(name: str, height: str, width: str, listed: Sequence[int], default: int | None) -> list[int]:
-        if p.HasField(height) or p.HasField(width):
-            if listed or rank != 2:
-                raise b.fail(f"{height} and {width} go with two spatial axes and without {name}")
-            return [getattr(p, height), getattr(p, width)]
+    def each(name: str, listed: Sequence[int], default: int | None) -> list[int]:
         if not listed and default is not None:
             return [default] * rank
         if len(listed) not in (1, rank):
             raise b.fail(f"{name} has {len(listed)} values for {rank} spatial axes")
         return list(listed) * (rank if len(listed) == 1 else 1)
 
+    def values(name: str, height: str, width: str, listed: Sequence[int], default: int | None) -> list[int]:
+        if not (p.HasField(height) or p.HasField(width)):
+            return each(name, listed, default)
+        if listed or rank != 2:
+            raise b.fail(f"{height} and {width} go with two spatial axes and without {name}")
+        return [getattr(p, height), getattr(p, width)]
+
     found = Window(
         values("kernel_size", "kernel_h", "kernel_w", p.kernel_size, None),
         values("stride", "stride_h", "stride_w", p.stride, 1),
         values("pad", "pad_h", "pad_w", p.pad, 0),
-        values("dilation", "kernel_h", "kernel_w", p.dilation, 1) if p.dilation else [1] * rank,
+        each("dilation", p.dilation, 1),
     )
     if min(found.kernel + found.stride + found.dilation, default=1) < 1:
         raise b.fail("kernel, stride and dilation must be positive")
@@ -67,6 +70,7 @@ def depthwise(b: Builder) -> list[Value]:
 def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     p = b.param.convolution_param
     b.want_blobs(1 + p.bias_term)
+    b.same_shapes()
     if len(b.layer.tops) != len(b.bottoms):
         raise b.fail(f"the layer has {len(b.bottoms)} bottoms and {len(b.layer.tops)} tops")
     axis = p.axis if b.x.shape is None and p.axis > 0 else b.axis(b.x, p.axis)
@@ -104,11 +108,16 @@ def _parameters(
 
 
 def _check_extents(b: Builder, x: Value, axis: int, taps: Window, transposed: bool) -> None:
+    """Raises InputError where no position of the window is left."""
     if x.shape is None:
         return
-    for extent, kernel, pad, dilation in zip(x.shape[axis + 1 :], taps.kernel, taps.pad, taps.dilation, strict=True):
+    for extent, kernel, stride, pad, dilation in zip(x.shape[axis + 1 :], *taps, strict=True):
         reach = dilation * (kernel - 1) + 1
-        if extent is not None and not transposed and extent + 2 * pad < reach:
+        if extent is None:
+            continue
+        if transposed and stride * (extent - 1) + reach <= 2 * pad:
+            raise b.fail(f"the pad {pad} takes away all of the result of {x.name} {x.shape}")
+        if not transposed and extent + 2 * pad < reach:
             raise b.fail(f"the kernel reaches over {reach} of {extent + 2 * pad} padded positions of {x.name} {x.shape}")
 
 

@@ -66,7 +66,7 @@ def flatten(b: Builder) -> list[Value]:
         return [b.node("Flatten", b.x, axis=1)]
     start, end = b.axis(b.x, p.axis), b.axis(b.x, p.end_axis)
     shape = b.dims(b.x)
-    if end < start:
+    if end < start - 1:
         raise b.fail(f"Flatten ends at axis {end}, before it starts at {start}")
     return [_reshaped(b, (*shape[:start], product(shape[start : end + 1]), *shape[end + 1 :]))]
 
@@ -183,6 +183,11 @@ def batch_reindex(b: Builder) -> list[Value]:
 def filter_(b: Builder) -> list[Value]:
     """Keeps the items for which the last bottom is not 0."""
     *items, selector = b.bottoms
+    if len(b.layer.tops) != len(items) or any(e not in (1, None) for e in b.dims(selector)[1:]):
+        raise b.fail(f"Filter takes {len(items)} tops and a selector (N, 1, ...), which {selector.shape} is not")
+    for x in items:
+        if None not in (b.dims(x)[0], b.dims(selector)[0]) and b.dims(x)[0] != b.dims(selector)[0]:
+            raise b.fail(f"the selector {selector.shape} does not go with {x.name} {x.shape}")
     chosen = b.node("Cast", b.node("Reshape", selector, [-1]), to=9)
     return [b.node("Compress", x, chosen, axis=0) for x in items]
 

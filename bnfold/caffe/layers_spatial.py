@@ -46,19 +46,29 @@ def pooling(b: Builder) -> list[Value]:
 
 def _pool(b: Builder, p: pb.PoolingParameter) -> Pool | None:
     """The parameters; None stands for global pooling."""
-    sided = p.HasField("kernel_h") and p.HasField("kernel_w")
-    kernel = (p.kernel_h, p.kernel_w) if sided else (p.kernel_size, p.kernel_size)
-    stride = (p.stride_h, p.stride_w) if p.HasField("stride_h") else (p.stride, p.stride)
-    pad = (p.pad_h, p.pad_w) if p.HasField("pad_h") else (p.pad, p.pad)
+    kernel, stride, pad = (_sides(b, p, one, side) for one, side in _SIDES)
     if p.global_pooling:
         if any(p.HasField(name) for name in ("kernel_size", "kernel_h", "kernel_w")):
             raise b.fail("global pooling takes no kernel size")
         if pad != (0, 0) or stride != (1, 1):
             raise b.fail("global pooling takes pad 0 and stride 1")
         return None
-    if p.HasField("kernel_size") == sided or min(kernel) < 1 or min(stride) < 1:
-        raise b.fail(f"the window needs kernel_size, or kernel_h and kernel_w, and is {kernel} with stride {stride}")
+    if min(kernel) < 1 or min(stride) < 1:
+        raise b.fail(f"the window {kernel} and its stride {stride} must be positive")
     return Pool(p.pool, kernel, stride, pad, p.round_mode == FLOOR or not p.ceil_mode)
+
+
+_SIDES = (("kernel_size", "kernel"), ("stride", "stride"), ("pad", "pad"))
+
+
+def _sides(b: Builder, p: pb.PoolingParameter, one: str, side: str) -> tuple[int, int]:
+    """Height and width from one field for both, or one for each."""
+    names = [f"{side}_h", f"{side}_w"]
+    given = [p.HasField(name) for name in names]
+    if any(given) and (not all(given) or p.HasField(one)):
+        raise b.fail(f"{names[0]} and {names[1]} go together, and without {one}")
+    height, width = names if any(given) else (one, one)
+    return getattr(p, height), getattr(p, width)
 
 
 def _positions(b: Builder, pool: Pool, size: tuple[int, int]) -> tuple[int, int]:
@@ -71,7 +81,7 @@ def _positions(b: Builder, pool: Pool, size: tuple[int, int]) -> tuple[int, int]
         count = (math.floor(steps) if pool.floor else math.ceil(steps)) + 1
         if any(pool.pad) and (count - 1) * s >= extent + p:
             count -= 1
-        if count < 1 or extent + 2 * p < k:
+        if count < 1:
             raise b.fail(f"a window of {pool.kernel} is larger than the image {size} with pad {pool.pad}")
         counts.append(count)
     return counts[0], counts[1]
@@ -82,7 +92,7 @@ def pooled(b: Builder, x: Value, pool: Pool) -> Value:
 
     AVE divides by the positions of a window within the padded image. Without padding that is AveragePool with its own
     end padding left out of the count; with padding, and a last window that sticks out of it, the padding is written
-    out as zeros first. A window may even lie behind the image: its result is -FLT_MAX or 0/0.
+    out as zeros first.
     """
     shape = b.dims(x)
     if len(shape) != 4 or None in shape[2:]:
@@ -93,12 +103,9 @@ def pooled(b: Builder, x: Value, pool: Pool) -> Value:
         (n - 1) * s + k - p - e
         for n, s, k, p, e in zip(counts, pool.stride, pool.kernel, pool.pad, size, strict=True)
     ]
+    x, written = _behind(b, x, pool, counts, size, out)
     average = pool.method == AVE
-    empty = [q if (n - 1) * s - p >= e else 0
-             for q, n, s, p, e in zip(out, counts, pool.stride, pool.pad, size, strict=True)]  # fmt: skip
-    if any(empty):
-        x = b.node("Pad", x, [0, 0, 0, 0, 0, 0, *empty], math.nan if average else LOWEST)
-    begin, end = list(pool.pad), [max(q - e, 0) for q, e in zip(out, empty, strict=True)]
+    begin, end = list(pool.pad), [max(q - w, 0) for q, w in zip(out, written, strict=True)]
     counted = average and any(begin)
     if counted and any(q > p for q, p in zip(end, begin, strict=True)):
         x = b.node("Pad", x, [0, 0, *begin, 0, 0, *begin])
@@ -107,6 +114,27 @@ def pooled(b: Builder, x: Value, pool: Pool) -> Value:
     if average:
         return b.node("AveragePool", x, **attributes, count_include_pad=int(counted))
     return b.node("MaxPool", x, **attributes)
+
+
+def _behind(
+    b: Builder, x: Value, pool: Pool, counts: tuple[int, int], size: tuple[int, int], out: list[int]
+) -> tuple[Value, list[int]]:
+    """What lies behind the image where a last window, its stride being wider, starts there; and how much, by axis.
+
+    The maximum of nothing is -FLT_MAX. An average is 0/0 where the window starts at the image's end; where it starts
+    farther out Caffe divides 0 by a negative extent.
+    """
+    written = [0, 0]
+    starts = [(n - 1) * s - p for n, s, p in zip(counts, pool.stride, pool.pad, strict=True)]
+    for value in (0.0, math.nan) if pool.method == AVE else (LOWEST,):
+        fill = [0, 0]
+        for axis in range(2):
+            beyond = starts[axis] - size[axis]
+            if beyond >= 0 and (pool.method != AVE or math.isnan(value) == (beyond == 0)):
+                fill[axis] = written[axis] = out[axis]
+        if any(fill):
+            x = b.node("Pad", x, [0, 0, 0, 0, 0, 0, *fill], value)
+    return x, written
 
 
 def _open_pooled(b: Builder, x: Value, pool: Pool) -> Value:
