@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .document import Document
     from .graph import Graph
     from .records import Plan
-    from .verify import Verification
+    from .verify import Verification, Verifier
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = "PathLike | Sequence[PathLike]"
@@ -160,7 +160,7 @@ def open_document(paths: Sequence[Path], options: Options) -> Document:
     kinds = {path: _kind(path) for path in paths}
     found = sorted(kinds.values())
     if found == ["onnx"]:
-        from .onnx_document import OnnxDocument
+        from .onnx.document import OnnxDocument
 
         return OnnxDocument.open(paths[0], freeze=options.freeze, keep=options.keep)
     if found == ["caffemodel", "prototxt"]:
@@ -234,7 +234,7 @@ def _planned(document: Document) -> tuple[Result, dict[Graph, Plan]]:
     return Result(tuple(document.sources), named, document.counts()), plans
 
 
-def _verifier(stack: contextlib.ExitStack) -> Any:
+def _verifier(stack: contextlib.ExitStack) -> Verifier:
     from .verify import Verifier
 
     return stack.enter_context(Verifier())
@@ -251,10 +251,11 @@ def _verified(
         return replace(result, verification=Verification(identical=True))
     watched = taps(original, plans)
     runnables = original.runnable([t.original for t in watched]), folded.runnable([t.folded for t in watched])
-    result = replace(result, verification=verifier.compare(*runnables, watched))
+    outputs = [value.name for value in original.graphs()[0].outputs]
+    verification: Verification = verifier.compare(*runnables, outputs, watched)
+    result = replace(result, verification=verification)
     try:
-        assert result.verification is not None
-        result.verification.check()
+        verification.check()
     except VerificationError as error:
         raise MismatchError(error, result) from None
     return result
@@ -274,8 +275,9 @@ def _add_onnx(staging: Staging, folded: Sequence[Path], target: Path, options: O
 def _export(sources: Sequence[Path], staged: Path, options: Options, **how: Any) -> None:
     from .caffe.export import export as write
 
-    chosen = {"phase": options.phase, "stages": options.stages, "level": options.level, "bn_blobs": options.bn_blobs}
-    write(*_caffe_order(sources), staged, **chosen, **how)
+    how |= {"phase": options.phase, "stages": options.stages, "level": options.level, "bn_blobs": options.bn_blobs}
+    prototxt, caffemodel = _caffe_order(sources)
+    write(prototxt, caffemodel, staged, **how)
 
 
 def _fold_in_memory(source: object, options: Options) -> onnx.ModelProto:

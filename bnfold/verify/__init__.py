@@ -11,6 +11,7 @@ survey.py  what is to be known of a model's structure before it runs
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -102,32 +103,35 @@ class Verifier:
         self._child.kill()
         self._child.communicate()
 
-    def compare(self, original: Runnable, folded: Runnable, taps: Sequence[Tap]) -> Verification:
-        """Run both nets and judge their outputs and the values `taps`.
+    def compare(
+        self, original: Runnable, folded: Runnable, outputs: Sequence[str], taps: Sequence[Tap]
+    ) -> Verification:
+        """Run both nets and judge the net's own `outputs`, as far as both compute them, and the values `taps`.
 
         Raises VerificationError where the original cannot be run, or the process crashes or does not end.
         """
-        names, layers, missing = _pairs(original, folded, taps)
-        outputs = layers.count("")
-        inner = len(layers) - outputs
-        uncovered = len(taps) - inner if original.left_out else 0
+        ones, others = _found(original, [t.original for t in taps]), _found(folded, [t.folded for t in taps])
+        own = [name for name in outputs if name in original.outputs]
+        gone = [Compared(n, "", math.inf, None, 0.0, "it is missing") for n in own if n not in folded.outputs]
+        kept = [name for name in own if name in folded.outputs]
+        inner = [t for t in taps if t.original in ones and t.folded in others]
+        names = [(name, name) for name in kept] + [(ones[t.original], others[t.folded]) for t in inner]
         if not names:
             raise VerificationError("no value of the net can be computed, so nothing is proven", hint=UNPROVEN)
-        told = self._ask(original, folded, names, outputs)
+        told = self._ask(original, folded, names, len(kept))
         if "reason" in told:
             raise VerificationError(f"the original cannot be run: {told['reason']}", hint=UNPROVEN)
-        compared = [
-            Compared(one, layer, **verdict)
-            for (one, _), layer, verdict in zip(names, layers, told["verdicts"], strict=bool(not told["problem"]))
-        ]
+        layers = [""] * len(kept) + [tap.layers for tap in inner]
+        rows = zip(names, layers, told["verdicts"], strict=not told["problem"])
+        compared = [Compared(one, layer, **verdict) for (one, _), layer, verdict in rows]
         return Verification(
             engine=told["engine"],
             note=told["note"],
             draws=told["draws"],
-            outputs=[*compared[:outputs], *missing],
-            inner=compared[outputs:],
+            outputs=[*compared[: len(kept)], *gone],
+            inner=compared[len(kept) :],
             left_out=original.left_out,
-            uncovered=uncovered,
+            uncovered=len(taps) - len(inner) if original.left_out else 0,
             problem=told["problem"],
         )
 
@@ -187,16 +191,10 @@ def _side(path: Path, runnable: Runnable) -> dict[str, str | None]:
     return {"model": str(path), "data": str(runnable.data.absolute()) if runnable.data else None}
 
 
-def _pairs(
-    original: Runnable, folded: Runnable, taps: Sequence[Tap]
-) -> tuple[list[tuple[str, str]], list[str], list[Compared]]:
-    """Names to compare, what was folded at each ("" for an output), and the outputs that the folded net has lost."""
-    outputs = [name for name in original.outputs if name in folded.outputs]
-    gone = [Compared(name, "", float("inf"), None, 0.0, "the folded net lacks it") for name in original.outputs]
-    ones, others = set(original.taps), set(folded.taps)
-    kept = [tap for tap in taps if tap.original in ones and tap.folded in others]
-    names = [(name, name) for name in outputs] + [(tap.original, tap.folded) for tap in kept]
-    return names, [""] * len(outputs) + [tap.layers for tap in kept], [g for g in gone if g.name not in outputs]
+def _found(runnable: Runnable, taps: Sequence[str]) -> dict[str, str]:
+    """Tap → the output of the model under which it is found."""
+    names = {name: name for name in [*runnable.outputs, *runnable.taps] if name in taps}
+    return names | (dict(zip(taps, runnable.taps, strict=True)) if len(taps) == len(runnable.taps) else {})
 
 
 def crashed(end: str) -> bool:

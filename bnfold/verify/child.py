@@ -11,6 +11,7 @@ A crash of the runtime, or its greed for memory, ends this process and not the c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -23,42 +24,36 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Engine, OnnxRuntime, Reference, first_working, jitter, load, perturbed, spacing
-from .inputs import Feeds, draws
+from .engine import Engine, OnnxRuntime, Reference, first_working
+from .inputs import Feeds, draws, jittered
 from .judge import Channels, Difference, Verdict, difference, floor, judge
-from .survey import SPACING, survey
+from .survey import Survey, shaken, survey
 
 BUDGET = 1 << 28
 """Bytes of a net's values that are held at once."""
 PERTURBATIONS = 8
 ORIGINAL, FOLDED = 0, 1
 
+Make = Callable[[bytes, Path | None], Engine]
+
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two nets, as files: the model, and the folder of its external data."""
+    """One of the two nets: the file of the model, and the folder of its external data."""
 
     model: Path
     data: Path | None
 
+    def load(self, make: Make) -> Engine:
+        return make(self.model.read_bytes(), self.data)
 
-def runtime(side: Side) -> Engine:
-    if survey(side.model).blank:
-        raise ValueError("names of outputs are empty")
-    return OnnxRuntime(side.model, side.data)
+    @functools.cached_property
+    def survey(self) -> Survey:
+        return survey(self.model.read_bytes())
 
-
-def mended_runtime(side: Side) -> Engine:
-    return OnnxRuntime(load(side.model, side.data).SerializeToString(), None)
-
-
-def reference(side: Side) -> Engine:
-    return Reference(load(side.model, side.data))
-
-
-def perturbed_like(engine: Engine, side: Side, seed: int) -> Engine:
-    moved = perturbed(load(side.model, side.data), seed)
-    return Reference(moved) if isinstance(engine, Reference) else OnnxRuntime(moved.SerializeToString(), None)
+    def perturbed(self, make: Make, seed: int) -> Engine:
+        """The net with its constants shaken; external data stays as it is."""
+        return make(bytes(shaken(self.model.read_bytes(), self.survey, seed)), self.data)
 
 
 @dataclass
@@ -66,41 +61,38 @@ class Trial:
     """The original, which runs on the inputs `draws`, and the pairs of names to compare."""
 
     original: Side
+    make: Make
     engine: Engine
     draws: list[Feeds]
     names: list[tuple[str, str]]
     outputs: int
 
-    def against(self, side: Side, folded: Engine) -> list[Verdict]:
+    def against(self, side: Side) -> list[Verdict]:
         """A verdict for each pair of names."""
-        surveys = [survey(self.original.model), survey(side.model)]
-        unit = max(s.unit for s in surveys) or SPACING[1]
+        fraction = min(self.original.survey.fraction, side.survey.fraction)
         inner = len(self.names) - self.outputs
-        floors = [floor(unit, depth) for depth in [inner + 1] * self.outputs + list(range(1, inner + 1))]
-        found = self._differences(range(len(self.names)), folded, FOLDED, self.draws)
+        floors = [floor(fraction, depth) for depth in [inner + 1] * self.outputs + list(range(1, inner + 1))]
+        found = self._differences(range(len(self.names)), side.load(self.make), FOLDED, self.draws)
         verdicts = [judge(found[n], None, limit) for n, limit in enumerate(floors)]
         doubtful = [n for n, verdict in enumerate(verdicts) if not verdict.passed]
-        for noises in self._movements(doubtful, pooled=surveys[0].quantised):
+        for noises in self._movements(doubtful):
             for n in doubtful:
                 verdicts[n] = judge(found[n], noises[n], floors[n])
             if all(verdicts[n].passed for n in doubtful):
                 break
         return verdicts
 
-    def _movements(self, numbers: list[int], *, pooled: bool) -> Iterator[dict[int, list[Channels]]]:
+    def _movements(self, numbers: list[int]) -> Iterator[dict[int, list[Channels]]]:
         """How far the original's values move by themselves, a draw; the largest so far, after each perturbation.
 
-        `pooled`: over all channels, since a net that rounds to steps takes another step here and there.
+        Over all channels where the net rounds to steps: it takes another step here and there.
         """
         noises = {n: [np.zeros(1) for _ in self.draws] for n in numbers}
         for seed in range(PERTURBATIONS if numbers else 0):
-            engine, _ = first_working([functools.partial(perturbed_like, self.engine, self.original, seed)])
-            if engine is None:
-                return
-            rng = np.random.default_rng(seed)
-            shaken = [{k: jitter(v, rng) if spacing(v.dtype) else v for k, v in feeds.items()} for feeds in self.draws]
-            for n, moved in self._differences(numbers, engine, ORIGINAL, shaken).items():
-                by = [m.by.max(keepdims=True) if pooled else m.by for m in moved]
+            moved = self.original.perturbed(self.make, seed)
+            feeds = [jittered(given, seed) for given in self.draws]
+            for n, found in self._differences(numbers, moved, ORIGINAL, feeds).items():
+                by = [f.by.max(keepdims=True) if self.original.survey.quantised else f.by for f in found]
                 noises[n] = [np.maximum(old, new) for old, new in zip(noises[n], by, strict=True)]
             yield noises
 
@@ -143,26 +135,25 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     names = [(one, other) for one, other in request["names"]]
     outputs: int = request["outputs"]
 
-    def trial(make: Callable[[Side], Engine]) -> tuple[Trial, Callable[[Side], Engine]]:
-        engine = make(original)
-        found = draws(engine, [one for one, _ in names[: outputs or 1]])
-        return Trial(original, engine, found, names, outputs), make
+    def trial(make: Make) -> Trial:
+        engine = original.load(make)
+        return Trial(original, make, engine, draws(engine, [one for one, _ in names[: outputs or 1]]), names, outputs)
 
-    makers = (reference,) if request["engine"] else (runtime, mended_runtime, reference)
-    first, reasons = first_working([functools.partial(trial, make) for make in makers])
-    if first is None:
+    makers: list[Make] = [Reference] if request["engine"] else [OnnxRuntime, Reference]
+    begun, reasons = first_working([functools.partial(trial, make) for make in makers])
+    if begun is None:
         return {"reason": "; ".join(dict.fromkeys(reasons))}
-    begun, make = first
-    note = reasons[0] if reasons and make is reference else ""
+    note = "".join(reasons)
     told = {"engine": begun.engine.name, "note": note, "draws": len(begun.draws), "problem": "", "verdicts": []}
     try:
-        return told | {"verdicts": [dataclasses.asdict(v) for v in begun.against(folded, make(folded))]}
+        return told | {"verdicts": [dataclasses.asdict(verdict) for verdict in begun.against(folded)]}
     except Exception as error:  # the original ran: whatever the engine says is about the folded net
         return told | {"problem": (str(error).strip() or type(error).__name__).splitlines()[0]}
 
 
 def main() -> None:
-    import onnxruntime  # noqa: F401  # loaded while the caller is still folding
+    with contextlib.suppress(ImportError):  # it is told when it is asked for
+        import onnxruntime  # noqa: F401  # loaded while the caller is still folding
 
     line = sys.stdin.readline()
     if line:

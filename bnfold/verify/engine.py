@@ -5,7 +5,7 @@ Used inside the verification child only, since it imports onnxruntime, and onnx 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
+Extents = Sequence[int | str | None]
 T = TypeVar("T")
-
-FIXED_BY_VALUE = {"Range", "Resize", "Upsample", "TopK", "OneHot", "NonMaxSuppression"}
-"""Operators that turn the value of a constant into a shape or a choice: such a constant is never perturbed."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,15 @@ class Input:
 
     name: str
     dtype: np.dtype[Any] | None
-    shape: Sequence[int | str | None]
+    shape: Extents
 
 
 class Engine(Protocol):
-    """A loaded model."""
+    """A loaded model; `shapes` are those of its outputs, as far as they are known."""
 
     name: str
     inputs: list[Input]
-    shapes: dict[str, Sequence[int | str | None]]
+    shapes: dict[str, Extents]
 
     def run(self, names: Sequence[str], feeds: Feeds) -> list[Any]:
         """The outputs `names`; raises whatever the engine raises when it cannot."""
@@ -49,7 +47,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, model: Path | bytes, data: Path | None) -> None:
+    def __init__(self, model: bytes, data: Path | None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -57,15 +55,12 @@ class OnnxRuntime:
         options.log_severity_level = 4
         if data is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data))
-            model = model.read_bytes() if isinstance(model, Path) else model
-        source = str(model) if isinstance(model, Path) else model
-        self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.inputs = [Input(i.name, _runtime_dtype(i.type), i.shape) for i in self._session.get_inputs()]
         self.shapes = {o.name: o.shape for o in self._session.get_outputs()}
 
     def run(self, names: Sequence[str], feeds: Feeds) -> list[Any]:
-        result: list[Any] = self._session.run(list(names), dict(feeds))
-        return result
+        return list(self._session.run(list(names), dict(feeds)))
 
 
 class Reference:
@@ -73,17 +68,21 @@ class Reference:
 
     name = "onnx.ReferenceEvaluator"
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: bytes, data: Path | None) -> None:
+        import onnx.external_data_helper
+        import onnx.numpy_helper
         from onnx.reference import ReferenceEvaluator
 
-        opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
-        self._evaluator = ReferenceEvaluator(model, new_ops=[_inference_batch_normalization()] if opset < 14 else None)
-        constants = {t.name for t in model.graph.initializer}
-        self.inputs = [_declared(i) for i in model.graph.input if i.name not in constants]
-        self.shapes = {o.name: _declared(o).shape for o in model.graph.output}
-        self._defaults = {
-            t.name: _numbers(t) for t in model.graph.initializer if t.name in {i.name for i in model.graph.input}
-        }
+        proto = onnx.load_model_from_string(model)
+        if data is not None:
+            onnx.external_data_helper.load_external_data_for_model(proto, str(data))
+        opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
+        self._evaluator = ReferenceEvaluator(proto, new_ops=[_inference_batch_normalization()] if opset < 14 else None)
+        constants = {t.name: t for t in proto.graph.initializer}
+        self.inputs = [_declared(i) for i in proto.graph.input if i.name not in constants]
+        self.shapes = {o.name: _declared(o).shape for o in proto.graph.output}
+        given = [constants[i.name] for i in proto.graph.input if i.name in constants]
+        self._defaults = {t.name: onnx.numpy_helper.to_array(t) for t in given}
 
     def run(self, names: Sequence[str], feeds: Feeds) -> list[Any]:
         with np.errstate(all="ignore"):
@@ -124,73 +123,6 @@ def _inference_batch_normalization() -> Any:
             return ((a * (x - m) / np.sqrt(v + attributes["epsilon"]) + b).astype(x.dtype),)
 
     return BatchNormalization
-
-
-def load(model: Path, data: Path | None) -> onnx.ModelProto:
-    """The model for onnx's tools, with its external data and without what only onnxruntime trips over.
-
-    That is: names of nodes (twice the same is refused), and empty names at the end of a node's outputs (1.32 crashes).
-    """
-    import onnx.external_data_helper
-
-    proto = onnx.load(str(model), load_external_data=False)
-    if data is not None:
-        onnx.external_data_helper.load_external_data_for_model(proto, str(data))
-    for node in _nodes(proto):
-        node.ClearField("name")
-        while node.output and not node.output[-1]:
-            del node.output[-1]
-    return proto
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those of bodies and functions too."""
-    pending: list[Iterable[onnx.NodeProto]] = [model.graph.node, *(f.node for f in model.functions)]
-    while pending:
-        for node in pending.pop():
-            yield node
-            pending.extend(a.g.node for a in node.attribute if a.HasField("g"))
-
-
-def perturbed(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
-    """A copy in which each constant floating-point number is one unit of its last place more or less, at random."""
-    import onnx.numpy_helper
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    rng = np.random.default_rng(seed)
-    fixed = {name for node in _nodes(copy) if node.op_type in FIXED_BY_VALUE for name in node.input}
-    tensors = [t for t in copy.graph.initializer if t.name not in fixed]
-    for node in _nodes(copy):
-        tensors += [t for a in node.attribute if a.HasField("g") for t in a.g.initializer if t.name not in fixed]
-        if node.op_type == "Constant" and not fixed.intersection(node.output):
-            tensors += [a.t for a in node.attribute if a.HasField("t")]
-    for tensor in tensors:
-        values = _numbers(tensor)
-        if spacing(values.dtype):
-            tensor.CopyFrom(onnx.numpy_helper.from_array(jitter(values, rng), tensor.name))
-    return copy
-
-
-def jitter(values: Array, rng: np.random.Generator) -> Array:
-    """Each number one unit of its last place up or down; 0 stays 0."""
-    signs = rng.integers(0, 2, values.shape, dtype=np.int8) * 2 - 1
-    wide = values.astype(np.float64) if spacing(values.dtype) < 1e-7 else values.astype(np.float32)
-    with np.errstate(all="ignore"):
-        return (wide * (1 + spacing(values.dtype) * signs)).astype(values.dtype)
-
-
-def _numbers(tensor: onnx.TensorProto) -> Array:
-    import onnx.numpy_helper
-
-    return onnx.numpy_helper.to_array(tensor)
-
-
-def spacing(dtype: np.dtype[Any]) -> float:
-    """The distance from 1 to the next larger number of a floating-point dtype (bfloat16 too); 0 for other dtypes."""
-    if dtype.kind == "f":
-        return float(np.finfo(dtype).eps)
-    return {"bfloat16": 2.0**-7}.get(dtype.name, 0.0)
 
 
 def first_working(makers: Iterable[Callable[[], T]]) -> tuple[T | None, list[str]]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .engine import Engine, Input, spacing
+from .engine import Engine, Input
+from .survey import shake
 
 Feeds = dict[str, npt.NDArray[Any]]
 
@@ -42,7 +43,7 @@ def _finite_draws(engine: Engine, outputs: Sequence[str], extent: int, below: in
         feeds = {i.name: _draw(i, extent, below, spread, seed) for i in engine.inputs}
         first = first or feeds
         values = engine.run(outputs, feeds)
-        if all(np.isfinite(v).all() for v in values if isinstance(v, np.ndarray) and spacing(v.dtype)):
+        if all(np.isfinite(v).all() for v in values if isinstance(v, np.ndarray) and v.dtype.kind == "f"):
             drawn.append(feeds)
         if len(drawn) == DRAWS:
             break
@@ -59,3 +60,13 @@ def _draw(value: Input, extent: int, below: int, spread: float, seed: int) -> np
         return (rng.integers(0, 2, shape) if below == 2 else np.ones(shape)).astype(value.dtype)
     drawn = rng.random(shape, np.float32) if spread > 1 else rng.standard_normal(shape, np.float32)
     return (drawn * np.float32(spread)).astype(value.dtype)
+
+
+def jittered(feeds: Feeds, seed: int) -> Feeds:
+    """The same inputs a few units of their last place up or down."""
+    rng = np.random.default_rng(seed)
+    moved = {name: value.copy() for name, value in feeds.items()}
+    for value in moved.values():
+        if value.dtype.kind == "f":
+            shake(value.view(f"u{value.itemsize}"), np.finfo(value.dtype).nmant, rng)
+    return moved

@@ -1,62 +1,117 @@
-"""What the judge and the engines must know of a model's structure, read without its weights."""
+"""What the judge must know of a model's structure, read without its weights; and the model with its weights shaken.
+
+Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
 
 from __future__ import annotations
 
-import mmap
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from .. import wire
 
 GRAPH = 7  # of ModelProto
 NODE, INITIALIZER = 1, 5  # of GraphProto
-OUTPUT, OP_TYPE, ATTRIBUTE = 2, 4, 5  # of NodeProto
-BODY = 6  # of AttributeProto
-DATA_TYPE = 2  # of TensorProto
+INPUT, OP_TYPE, ATTRIBUTE = 1, 4, 5  # of NodeProto
+TENSOR, BODY = 5, 6  # of AttributeProto
+DATA_TYPE, FLOATS, NAME, RAW, DOUBLES = 2, 4, 8, 9, 10  # of TensorProto
 
-SPACING = {1: 2.0**-23, 10: 2.0**-10, 11: 2.0**-52, 16: 2.0**-7}
-"""Distance from 1 to the next number, by TensorProto.DataType: float, float16, double, bfloat16."""
-QUANTISERS = (b"QuantizeLinear", b"DynamicQuantizeLinear")
+FORMATS = {1: (4, 23), 10: (2, 10), 11: (8, 52), 16: (2, 7)}
+"""Bytes and stored bits of the fraction, by TensorProto.DataType: float, float16, double, bfloat16."""
+QUANTISERS = {b"QuantizeLinear", b"DynamicQuantizeLinear"}
+SHAPING = {b"Range", b"Resize", b"Upsample", b"TopK", b"OneHot", b"NonMaxSuppression"}
+"""Operators that turn the value of a constant into an extent or a choice: it is never shaken."""
+STEPS = 4
+"""The farthest that a number is shaken, in units of its last place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Floating-point numbers of a constant: little-endian words of `size` bytes in data[start:end]."""
+
+    name: bytes
+    start: int
+    end: int
+    size: int
+    fraction: int
 
 
 @dataclass
 class Survey:
-    """`unit`: the spacing of the coarsest floating-point initializer, 0 without any. `quantised`: it rounds to steps
-    inside. `blank`: a node's outputs end with an empty name, on which onnxruntime 1.32 crashes."""
+    """`fraction`: the fewest bits of the fraction in a constant (float32's without any). `quantised`: the net rounds to
+    steps inside. `numbers`: all constants that lie in the model's own bytes and may be shaken.
+    """
 
-    unit: float = 0.0
+    fraction: int = 23
     quantised: bool = False
-    blank: bool = False
+    numbers: list[Numbers] = field(default_factory=list)
 
 
-def survey(model: Path) -> Survey:
-    """Raises WireError where the file is no protobuf message."""
-    result = Survey()
-    with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for part in wire.fields(content):  # type: ignore[arg-type]  # mmap indexes and slices as bytes do
-            if part.number == GRAPH:  # several occurrences are one graph
-                _graph(result, content, part)  # type: ignore[arg-type]
+def survey(data: wire.Buffer) -> Survey:
+    """Of a serialized ModelProto. Raises WireError where it is none."""
+    result, fixed = Survey(), set[bytes]()
+    for part in wire.fields(data):
+        if part.number == GRAPH:  # several occurrences are one graph
+            _graph(result, fixed, data, part)
+    result.fraction = min((n.fraction for n in result.numbers), default=23)
+    result.numbers = [n for n in result.numbers if n.name not in fixed]
     return result
 
 
-def _graph(result: Survey, data: wire.Buffer, graph: wire.Field) -> None:
+def _graph(result: Survey, fixed: set[bytes], data: wire.Buffer, graph: wire.Field) -> None:
     for part in wire.fields(data, graph.body, graph.end):
         if part.number == NODE:
-            _node(result, data, part)
+            _node(result, fixed, data, part)
         elif part.number == INITIALIZER:
-            kind = next((f.value for f in wire.fields(data, part.body, part.end) if f.number == DATA_TYPE), 0)
-            result.unit = max(result.unit, SPACING.get(kind, 0.0))
+            _tensor(result, data, part)
 
 
-def _node(result: Survey, data: wire.Buffer, node: wire.Field) -> None:
-    last = None
+def _node(result: Survey, fixed: set[bytes], data: wire.Buffer, node: wire.Field) -> None:
+    inputs = []
     for part in wire.fields(data, node.body, node.end):
-        if part.number == OUTPUT:
-            last = part
+        if part.number == INPUT:
+            inputs.append(part)
         elif part.number == OP_TYPE:
-            result.quantised |= bytes(data[part.body : part.end]) in QUANTISERS
+            kind = bytes(data[part.body : part.end])
+            result.quantised |= kind in QUANTISERS
+            if kind in SHAPING:
+                fixed.update(bytes(data[i.body : i.end]) for i in inputs)
         elif part.number == ATTRIBUTE:
             for inner in wire.fields(data, part.body, part.end):
-                if inner.number == BODY and inner.wire == wire.BYTES:
-                    _graph(result, data, inner)
-    result.blank |= last is not None and last.body == last.end
+                if inner.number == BODY:
+                    _graph(result, fixed, data, inner)
+                elif inner.number == TENSOR:
+                    _tensor(result, data, inner)
+
+
+def _tensor(result: Survey, data: wire.Buffer, tensor: wire.Field) -> None:
+    parts = {part.number: part for part in wire.fields(data, tensor.body, tensor.end)}
+    size, fraction = FORMATS.get(parts[DATA_TYPE].value if DATA_TYPE in parts else 0, (0, 0))
+    content = parts.get(RAW) or parts.get(FLOATS) or parts.get(DOUBLES)
+    if size and content is not None and content.wire == wire.BYTES:
+        name = bytes(data[parts[NAME].body : parts[NAME].end]) if NAME in parts else b""
+        result.numbers.append(Numbers(name, content.body, content.end, size, fraction))
+
+
+def shaken(data: wire.Buffer, found: Survey, seed: int) -> bytearray:
+    """The model with its numbers a few units of their last place up or down."""
+    result = bytearray(data)
+    for number, at in enumerate(found.numbers):
+        words = np.frombuffer(result, f"<u{at.size}", (at.end - at.start) // at.size, at.start)
+        shake(words, at.fraction, np.random.default_rng([seed, number]))
+    return result
+
+
+def shake(words: npt.NDArray[np.unsignedinteger[Any]], fraction: int, rng: np.random.Generator) -> None:
+    """Step the floating-point numbers whose bits are `words`, in place, up to `STEPS` units of their last place.
+
+    Neighbours in size are neighbours as words. Zeros, denormal numbers, the largest and what is not finite stay.
+    """
+    bits = words.dtype.itemsize * 8
+    top = (1 << bits - 1 - fraction) - 1
+    exponents = words >> fraction & top
+    steps = np.resize(rng.integers(-STEPS, STEPS + 1, 65521), words.size).reshape(words.shape)
+    words += np.where((exponents > 0) & (exponents < top - 1), steps, 0).astype(words.dtype)
