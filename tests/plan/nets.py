@@ -16,7 +16,7 @@ STYLE = Style(batch_norm=2)
 """A BatchNormalization costs as much as the Mul and Add that it stands for, and a node nothing on top of that."""
 
 
-class Impossible(Exception):  # noqa: N818 - an answer, not a fault
+class Impossible(Exception):
     """The node cannot be built on these inputs."""
 
 
