@@ -54,8 +54,6 @@ class Staging:
             raise OutputError("there is no such folder to write into", where=str(self.folder), hint="create it first")
         with _output_errors(self.folder):
             self._room = Path(tempfile.mkdtemp(prefix=".bnfold-", dir=self.folder))
-        (self._room / "new").mkdir()
-        (self._room / "old").mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,6 +103,7 @@ class Staging:
         if not target.is_symlink():
             shutil.copymode(target, staged)
         _flush(staged)
+        old.parent.mkdir(exist_ok=True)
         _link_or_copy(target, old)
         undo.callback(old.replace, target)
 

@@ -63,14 +63,14 @@ def as_data(result: Result) -> Data:
 
 
 def _fold(decision: Decision) -> Data:
-    residue = decision.residue
+    residue, into = decision.residue, _layers(decision.into)
     left = [] if residue is None else ["multiplier"] * residue.scales + ["shift"] * residue.shifts
     return {
         "layers": _layers(decision.chain.nodes),
         "way": decision.way,
-        "into": _layers(decision.into),
+        "into": into,
         "merged": decision.merged,
-        "through": _layers(decision.through),
+        "through": [layer for layer in _layers(decision.through) if layer not in into],
         "left": left,
         "reasons": [_reason(refusal) for refusal in decision.reasons],
     }
@@ -195,15 +195,9 @@ def _verified(told: Data) -> Iterator[Table]:
     word = "Verified" if told["passed"] else "NOT EQUAL"
     shown = [c for c in told["outputs"] + told["inner"] if not c["layers"] or not c["passed"]]
     rows = [[c["name"], _figure(c["error"]), _figure(c["limit"]), c["problem"] or c["layers"]] for c in shown]
-    columns = (
-        ("output", "difference", "rounding explains", "")
-        if told["passed"]
-        else ("value", "difference", "rounding explains", "")
-    )
-    yield Table(
-        f"{word} by {told['engine']}, {told['draws']} random inputs; figures relative to each maximum", columns, rows
-    )
-    remarks = [f"{len(told['inner'])} values inside the net were compared too"] if told["inner"] else []
+    heading = f"{word} by {told['engine']}, {told['draws']} random inputs; figures relative to each maximum"
+    yield Table(heading, ("value", "difference", "rounding explains", ""), rows)
+    remarks = [f"compared inside the net too: {len(told['inner'])} values"] if told["inner"] else []
     if told["problem"]:
         remarks.append(f"the folded net does not run: {told['problem']}")
     if told["note"]:
