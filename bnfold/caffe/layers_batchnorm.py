@@ -7,6 +7,7 @@ Sources: BVLC, SSD, Intel, NVIDIA 0.14 to 0.17, yjxiong, PSPNet, SegNet, ducha-a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def bn(b: Builder) -> list[Value]:
 
 def _order(b: Builder, orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The one order that the stored shapes allow, or the user's."""
-    sizes = [int(np.prod(blob.shape, dtype=np.int64)) for blob in b.layer.blobs]
+    sizes = [math.prod(blob.shape) for blob in b.layer.blobs]
     if not sizes:
         b.want_blobs(len(orders[0]))
     if given := _given(b, len(sizes)):
@@ -137,7 +138,7 @@ def _normalize(b: Builder, recipe: Recipe) -> list[Value]:
     if shape is not None and len(shape) < 2:
         raise b.fail(f"a {b.layer.type} needs a channel axis and blob {b.x.name} has shape {shape}")
     stored = {role: blob for role, blob in zip(recipe.order, b.layer.blobs, strict=True) if role != "unused"}
-    sizes = {int(np.prod(blob.shape, dtype=np.int64)) for role, blob in stored.items() if role != "factor"}
+    sizes = {math.prod(blob.shape) for role, blob in stored.items() if role != "factor"}
     channels = max(sizes)
     known = None if shape is None else shape[1]
     if len(sizes) > 1 or (known is not None and known != channels):

@@ -79,12 +79,13 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     rank = (len(b.layer.blobs[0].shape) if b.x.shape is None else len(b.x.shape) - axis + 1) - 2
     if rank < 1:
         raise b.fail(f"a {b.layer.type} along axis {axis} needs spatial axes, and blob {b.x.name} has shape {b.x.shape}")
-    weight, bias = _parameters(b, axis, groups, window(b, rank), transposed)
-    attributes = {**window(b, rank).attributes(), "group": groups}
+    taps = window(b, rank)
+    weight, bias = _parameters(b, axis, groups, taps, transposed)
+    attributes = {**taps.attributes(), "group": groups}
     op = "ConvTranspose" if transposed else "Conv"
     tops = []
     for x in b.bottoms:
-        _check_extents(b, x, axis, window(b, rank), transposed)
+        _check_extents(b, x, axis, taps, transposed)
         flat = x if axis == 1 else b.reshape(x, (product(b.known(x)[:axis]), *b.dims(x)[axis:]))
         y = b.node(op, flat, weight, bias, **attributes)
         tops.append(y if axis == 1 else b.reshape(y, (*b.dims(x)[:axis], *b.dims(y)[1:])))
