@@ -15,7 +15,7 @@ from ..wire import Rope, WireError, string
 from .edit import Edit, Editor
 from .model import Data, read_model
 from .render import Renderer, Storage, tensors_of
-from .scopes import Builder, keep
+from .scopes import Builder, pin
 from .tensors import External, Tensors, overlapping
 from .uses import Uses
 from .write import value_info
@@ -35,9 +35,7 @@ class OnnxDocument:
 
     style = Style(batch_norm=2)
 
-    def __init__(
-        self, data: Data, path: Path | None, folder: Path | None, freeze: bool, keep_: Collection[str]
-    ) -> None:
+    def __init__(self, data: Data, path: Path | None, folder: Path | None, freeze: bool, kept: Collection[str]) -> None:
         self.path = path
         self.external = External(folder, data.where)
         for head, (what, hint) in _FOREIGN.items():
@@ -48,9 +46,10 @@ class OnnxDocument:
             self.scopes = Builder(self.model, Tensors(data, self.external), freeze).build()
         except WireError as error:
             raise InputError(f"not a readable ONNX model: {error}", where=data.where) from None
-        unknown = keep(self.scopes, keep_)
-        if unknown:
-            raise UsageError(f"the model has no value named {unknown[0]!r}", where=data.where)
+        known = set().union(*(pin(scope, kept, "kept by the user") for scope in self.scopes))
+        for name in kept:
+            if name not in known:
+                raise UsageError(f"the model has no value named {name!r}, which is to be kept", where=data.where)
 
     @classmethod
     def open(cls, path: Path, *, freeze: bool = False, keep: Collection[str] = ()) -> OnnxDocument:

@@ -16,6 +16,8 @@ from .scopes import Scope
 from .uses import Uses
 from .write import Content, Wires
 
+NOTHING = Rope()
+
 
 @dataclass(eq=False, slots=True)
 class Edit:
@@ -94,7 +96,7 @@ class Editor:
             if decision.untouched:
                 continue
             for node in decision.chain.nodes:
-                edit.instead[_stored(node)] = Rope()
+                edit.instead[_stored(node)] = NOTHING
                 self.uses.drop(node.inputs)
                 edit.gone.update(value.name for value in node.outputs)
             if decision.residue is not None:
@@ -179,7 +181,7 @@ class Editor:
         made = self.uses.definition(value)
         edit.gone.add(value.name)
         if isinstance(made, Node):
-            edit.instead[_stored(made)] = Rope()
+            edit.instead[_stored(made)] = NOTHING
         elif made is not None:
             edit.removed.add(made)
 

@@ -84,14 +84,14 @@ class StoredGraph:
 
 @dataclass(slots=True, eq=False)
 class StoredModel:
-    """A ModelProto over its bytes; `training` are the graphs of training_info, which no inference runs."""
+    """A ModelProto over its bytes. `trained` are the names that its training information reads or sets."""
 
     data: Data
     ir_version: int
     opsets: dict[str, int]
     graph: StoredGraph
     functions: list[StoredGraph]
-    training: list[Span]
+    trained: list[str]
 
 
 def read_model(data: Data) -> StoredModel:
@@ -116,7 +116,7 @@ class _Reader:
         ir_version, graph = 0, None
         opsets: dict[str, int] = {}
         functions: list[StoredGraph] = []
-        training: list[Span] = []
+        trained: list[str] = []
         for at in fields(self.data):
             match at.number:
                 case 1:
@@ -128,13 +128,24 @@ class _Reader:
                 case 8:
                     opsets.update([self._opset(message(at))])
                 case 20:
-                    training.append(message(at))
+                    trained += self._training(message(at))
                 case 25:
                     functions.append(self.function(at))
         if graph is None or not (ir_version or opsets):
             hint = "bnfold reads ONNX models and Caffe's pairs of prototxt and caffemodel"
             raise InputError("not an ONNX model: it has no graph", where=self.where, hint=hint)
-        return StoredModel(Data(self.data, self.where), ir_version, opsets, graph, functions, training)
+        return StoredModel(Data(self.data, self.where), ir_version, opsets, graph, functions, trained)
+
+    def _training(self, span: Span) -> list[str]:
+        """All names in the graphs and bindings of a TrainingInfoProto."""
+        names: list[str] = []
+        for at in fields(self.data, *span):
+            if at.number in (1, 2):
+                nodes = (node for graph in walk(self.graph(at)) for node in graph.nodes)
+                names += [name for node in nodes for name in (*node.inputs, *node.outputs)]
+            elif at.number in (3, 4):
+                names += pair(self.data, message(at))
+        return names
 
     def _opset(self, span: Span) -> tuple[str, int]:
         domain, version = "", 0

@@ -123,7 +123,7 @@ class Renderer:
         return splice.rope()
 
     def _add(self, scope: Scope, splice: Splice) -> None:
-        """New outputs, and new constants: initializers where the graph can have them, else Constant nodes at its head."""
+        """New outputs, and new constants: initializers where the graph can have them, else Constant nodes."""
         stored, old = scope.stored, self.model.ir_version < 4
         first = stored.nodes[0].start if stored.nodes else stored.body
         ahead = Rope()

@@ -8,7 +8,7 @@ outputs carry the constant.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -68,7 +68,7 @@ class Builder:
         self.scopes: list[Scope] = []
 
     def build(self) -> list[Scope]:
-        self._scope(self.model.graph, None, self.model.opsets)
+        pin(self._scope(self.model.graph, None, self.model.opsets), self.model.trained, "used in training")
         for function in self.model.functions:
             self._scope(function, None, function.opsets)
         return self.scopes
@@ -97,7 +97,7 @@ class Builder:
                 raise self._fault(f"the output {name!r} is computed by no node")
             scope.graph.add_output(result)
             scope.pinned[result] += 1
-        scope.pinned.update(scope.values[name] for name in stored.mentioned if name in scope.values)
+        pin(scope, stored.mentioned, "named by a quantisation annotation")
         for output in stored.outputs:
             self._declare(scope.values[output.name], output)
         return scope
@@ -255,13 +255,11 @@ class Builder:
         return self.tensors.sparse(sparse, node) if isinstance(sparse, StoredSparse) else None
 
 
-def keep(scopes: Sequence[Scope], names: Collection[str]) -> list[str]:
-    """Make the values of these names public; returns the names that no graph has."""
-    found = set()
-    for scope in scopes:
-        for name in names:
-            if name in scope.values:
-                scope.values[name].public = scope.values[name].public or "kept by the user"
-                scope.pinned[scope.values[name]] += 1
-                found.add(name)
-    return [name for name in names if name not in found]
+def pin(scope: Scope, names: Iterable[str], reason: str) -> set[str]:
+    """Have the values of these names stay as they are, for `reason`; returns those of the names that the graph has."""
+    found = {name for name in names if name in scope.values}
+    for name in found:
+        value = scope.values[name]
+        value.public = value.public or reason
+        scope.pinned[value] += 1
+    return found

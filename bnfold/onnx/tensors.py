@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable, Iterable
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -134,7 +135,7 @@ class Tensors:
         """A TensorProto as a constant. Raises InputError where its size does not fit its extents."""
         dtype = element_type(stored.type)
         self._check(stored, dtype, name or stored.name)
-        return Tensor(key, stored.dims, dtype, lambda: self._load(stored, dtype, name or stored.name))
+        return Tensor(key, stored.dims, dtype, partial(self._load, stored, dtype, name or stored.name))
 
     def sparse(self, stored: StoredSparse, key: Hashable) -> Tensor:
         """A SparseTensorProto as the dense constant that it stands for; of no readable type where that is enormous."""
@@ -145,7 +146,7 @@ class Tensors:
         if not good or any(extent < 0 for extent in stored.dims):
             raise self._fault(stored.name, "is sparse and its values and indices do not fit together")
         dtype = values.dtype if math.prod(stored.dims) <= LARGEST else OPAQUE
-        return Tensor(key, stored.dims, dtype, lambda: self._scatter(stored, values, indices))
+        return Tensor(key, stored.dims, dtype, partial(self._scatter, stored, values, indices))
 
     def _fault(self, name: str, what: str) -> InputError:
         return InputError(f"the tensor {name!r} {what}", where=self.data.where, hint="the file may be damaged")

@@ -14,10 +14,13 @@ import numpy as np
 
 from .. import wire
 from ..graph import Array
-from ..wire import Buffer, Field, Lazy, Rope, fields
+from ..wire import Buffer, Field, Lazy, Piece, Rope, fields
 from .messages import StoredTensor, pair, text
 from .model import StoredNode
 from .tensors import DType, element_code
+
+SMALL = 4096
+"""Pieces up to this many bytes are copied; larger ones stay spans of the input."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,10 +89,16 @@ class Splice:
 
 
 def framed(number: int, body: Rope) -> Rope:
-    """`body` as field `number`."""
-    result = Rope()
-    result.add_message(number, body)
-    return result
+    """`body` as field `number`, its small pieces joined, so that a model of many small nodes stays small."""
+    pieces: list[Piece] = []
+    run = bytearray(wire.tag(number, wire.BYTES) + wire.varint(body.size))
+    for piece in body.pieces:
+        if not isinstance(piece, Lazy) and len(piece) <= SMALL:
+            run += piece
+            continue
+        pieces += [bytes(run), piece] if run else [piece]
+        run = bytearray()
+    return Rope(*pieces, bytes(run)) if run else Rope(*pieces)
 
 
 def number_at(buffer: Buffer, start: int) -> int:

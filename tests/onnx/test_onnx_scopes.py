@@ -129,3 +129,17 @@ def test_counts_tell_operators_of_all_graphs_and_read_elements() -> None:
     counts = opened(proto).counts()
     assert (counts["If"], counts["BatchNormalization"]) == (1, 2)
     assert counts["parameters"] == 8
+
+
+def test_what_training_or_annotations_name_stays() -> None:
+    proto = conv_bn()
+    step = helper.make_graph([node("Identity", "n", "loss")], "step", [], [helper.make_empty_tensor_value_info("loss")])
+    info = helper.make_training_info(step, [("W", "loss")], step, [])
+    proto.training_info.append(info)
+    proto.graph.quantization_annotation.add(tensor_name="c")
+    values = opened(proto).scopes[0].values
+    assert [values[name].public for name in ("n", "W", "c")] == [
+        "used in training",
+        "used in training",
+        "named by a quantisation annotation",
+    ]

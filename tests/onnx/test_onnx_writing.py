@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx_models import (
     MATRIX,
     X,
@@ -295,3 +296,29 @@ def test_mul_and_add_that_are_new_have_names_of_the_chain() -> None:
     nodes = [node("Sub", "x k", "p"), node("Div", "p h", "m"), node("Sub", "h m", "a")]
     left = chain(*nodes, stored=[tensor("k", 2, 1, 1), tensor("h")])
     assert [(n.op_type, n.name) for n in left] == [("Mul", "n_a"), ("Add", "n_m")]
+
+
+def test_bfloat16_stays_bfloat16() -> None:
+    def stored(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(numpy_helper.to_array(tensor(name, *shape)).astype(ml_dtypes.bfloat16), name)
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [1, 2, 5, 5]) for name in "xy"]
+    nodes = [node("Conv", "x W", "c", kernel_shape=[1, 1]), node("Mul", "c k", "y")]
+    source = model(nodes, [stored("W", 2, 2, 1, 1), stored("k", 2, 1, 1)], ends[:1], ends[1:], opset=22, ir_version=10)
+    want = (constants(source)["W"].astype(float) * constants(source)["k"].astype(float)[:, None]).astype(
+        ml_dtypes.bfloat16
+    )
+    found = constants(fold(source))
+    assert list(found) == ["W"]
+    np.testing.assert_array_equal(found["W"], want)
+
+
+def test_what_a_branch_leaves_is_renamed_with_the_branches_inside() -> None:
+    inside = [node("Conv", "x W", "c"), batch_norm("c", "bn", "o")]
+    choice = node("If", "flag", "z", then_branch=branch(*inside), else_branch=branch(node("Conv", "x W", "p")))
+    ones = numpy_helper.from_array(np.ones((3, 1, 1), np.float32), "ones")
+    source = model([choice, node("Mul", "z ones", "y")], [tensor("W", 3, 2, 3, 3), ones, *norm("bn", 3)], [X, FLAG])
+    source.graph.value_info.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 3, 3, 3]))
+    folded = fold(source)
+    same(source, folded, {"flag": np.array(True)})
+    assert ops(folded) == ["If"]
