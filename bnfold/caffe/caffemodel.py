@@ -151,17 +151,18 @@ class Caffemodel:
         added: Sequence[NewLayer] = (),
     ) -> Rope:
         """The file without the layers whose indices are in `drop`, with `changes` by index, and `added` at its end."""
+        edits: dict[int, LayerChange | None] = {**(changes or {}), **dict.fromkeys(drop)}
         out = Rope()
         at = 0
-        for index in sorted({*drop, *(changes or ())}):
-            layer = self.layers[index]
+        for index in sorted(edits):
+            layer, change = self.layers[index], edits[index]
             out.add(self.data[at : layer.start])
             at = layer.end
-            if changes and index in changes and index not in drop:
-                out.add_message(self.layout.layers, self._changed(layer, changes[index]))
+            if change is not None:
+                out.add_message(self.layout.layers, self._changed(layer, change))
         out.add(self.data[at:])
-        for layer in added:
-            out.add_message(self.layout.layers, self._new_layer(layer))
+        for new in added:
+            out.add_message(self.layout.layers, self._new_layer(new))
         return out
 
     def _changed(self, layer: StoredLayer, change: LayerChange) -> Rope:

@@ -12,7 +12,7 @@ from ..errors import InputError
 from . import caffe_pb2 as pb
 from .caffemodel import Blob, Caffemodel
 from .phases import is_included
-from .prototxt import Entry, Message, read
+from .prototxt import Entry, Message, Source, read
 from .typed import fill, set_field
 from .upgrade import fill_v1, v1_type
 
@@ -21,12 +21,12 @@ Phase = Literal["TRAIN", "TEST"]
 
 @dataclass(eq=False, slots=True)
 class Layer:
-    """One layer, its names as they are in the file, and `where` it stands, for errors.
+    """One layer, its names as they are in the file, and its place there.
 
-    `param` has the values of the text, and the net's phase where it gives none; `unknown` lists the fields that no
-    schema knows. `block` is its text, None for the layer that stands for the net's `input` fields. `blobs` are the
-    weights as Caffe's rules assign them: empty where the caffemodel has none, shorter than Caffe wants where it has too
-    few. `weight_index` is the layer's own place in the caffemodel.
+    `param` has the values of the text but for bottoms and tops, and the net's phase where the text gives none;
+    `unknown` lists the fields that no schema knows. `block` is its text, None for the layer that stands for the net's
+    `input` fields. `blobs` are the weights as Caffe's rules assign them: empty where the caffemodel has none, shorter
+    than Caffe wants where it has too few. `weight_index` is the layer's own place in the caffemodel.
     """
 
     name: str
@@ -35,10 +35,16 @@ class Layer:
     tops: list[str]
     param: pb.LayerParameter
     block: Message | None
-    where: str
+    place: tuple[Source, int]
     unknown: list[str] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
     weight_index: int | None = None
+
+    @property
+    def where(self) -> str:
+        """File, line, column and name, for errors."""
+        source, offset = self.place
+        return f"{source.where(offset)}, layer {self.name or '(no name)'}"
 
     @property
     def shared(self) -> list[str | None]:
@@ -133,20 +139,19 @@ def _input_layers(root: Message) -> list[Layer]:
             f"the net has {len(inputs)} `input` fields, {len(shapes)} `input_shape` and {len(dims)} `input_dim`",
             "each input needs one `input_shape`, or four `input_dim`",
         )
-    where = f"{inputs[0].source.where(inputs[0].start)}, layer input"
-    return [Layer("input", "Input", [], root.strings("input"), layer_param, None, where)]
+    return [Layer("input", "Input", [], root.strings("input"), layer_param, None, (root.source, inputs[0].start))]
 
 
 def _layer(entry: Entry, version: int) -> Layer:
     block = entry.message()
     name = _name(block)
-    where = f"{entry.source.where(entry.start)}, layer {name or '(no name)'}"
     param = pb.LayerParameter()
     unknown: list[str] = []
     try:
+        bottoms, tops = block.strings("bottom"), block.strings("top")
         if version == 2:
             kind = block.string("type")
-            fill(param, block, unknown)
+            fill(param, block, unknown, skip=("bottom", "top"))
         else:
             kind = v1_type(block)
             fill_v1(param, block, unknown)
@@ -158,7 +163,7 @@ def _layer(entry: Entry, version: int) -> Layer:
             raise stored.fail("weights inside a prototxt are not supported", "put them into a caffemodel")
     except InputError as error:
         raise InputError(error.what, where=f"{error.where}, layer {name or '(no name)'}", hint=error.hint) from None
-    return Layer(name, kind, block.strings("bottom"), block.strings("top"), param, block, where, unknown)
+    return Layer(name, kind, bottoms, tops, param, block, (entry.source, entry.start), unknown)
 
 
 def _name(block: Message) -> str:

@@ -9,6 +9,8 @@ Format: https://protobuf.dev/reference/protobuf/textformat-spec/, as far as the 
 
 from __future__ import annotations
 
+import bisect
+import functools
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -35,17 +37,21 @@ class Kind(Enum):
 _SCALAR_KINDS = {WORD: Kind.WORD, NUMBER: Kind.NUMBER, STRING: Kind.STRING}
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class Source:
     """A text and the name of the file it came from."""
 
-    name: str
-    text: str
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self.text = name, text
+
+    @functools.cached_property
+    def _lines(self) -> list[int]:
+        """Where each line begins."""
+        return [1 if self.text.startswith("\ufeff") else 0, *(match.end() for match in re.finditer("\n", self.text))]
 
     def where(self, offset: int) -> str:
         """`file:line:column` of an offset, both from 1."""
-        before = self.text[:offset].removeprefix("\ufeff")
-        return f"{self.name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+        line = max(bisect.bisect_right(self._lines, offset), 1)
+        return f"{self.name}:{line}:{offset - self._lines[line - 1] + 1}"
 
     def unquote(self, start: int, end: int) -> str:
         """The string of the tokens in text[start:end]. Raises InputError for an escape that means nothing."""
@@ -109,6 +115,9 @@ class Entry:
         """The string, its adjacent pieces joined and escapes resolved; bytes that are not UTF-8 become surrogates."""
         if self.kind is not Kind.STRING:
             raise self._expected("a string in quotes")
+        text = self.text
+        if "\\" not in text and text.count(text[0]) == 2 and text[-1] == text[0]:  # one piece, as nearly always
+            return text[1:-1]
         return self.source.unquote(self.value, self.end)
 
     def word(self) -> str:
