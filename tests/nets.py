@@ -28,7 +28,7 @@ class Block:
     mean: Array
     variance: Array
     groups: int = 1
-    eps: float = 1e-5
+    eps: float = float(np.float32(1e-5))  # as an attribute holds it
 
     def folded(self) -> tuple[Array, Array]:
         """Weight and bias of the convolution that does it all, in float64."""

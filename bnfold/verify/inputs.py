@@ -16,8 +16,10 @@ Feeds = dict[str, npt.NDArray[Any]]
 
 EXTENTS = (64, 224, 32, 16, 128, 8, 320, 7, 3, 2, 1)
 """What is tried, one after another, for every free extent but that of the first axis, which is 1."""
-SPREADS = (1.0, 255.0, 0.5, 0.1, 0.01)
-"""Of N(0, 1) in turn, until two give finite outputs; 255 is the uniform distribution from 0, as of images."""
+UNIFORM = 0.0
+"""Stands for the uniform distribution from 0 to 1, as of scaled images."""
+SPREADS = (1.0, UNIFORM, 0.5, 0.1, 0.01)
+"""Of N(0, 1) in turn, until two give finite outputs."""
 DRAWS = 2
 
 
@@ -58,8 +60,9 @@ def _draw(value: Input, extent: int, below: int, spread: float, seed: int) -> np
     rng = np.random.default_rng([seed, *value.name.encode("utf-8", "surrogateescape")])
     if value.dtype.kind in "iub":
         return (rng.integers(0, 2, shape) if below == 2 else np.ones(shape)).astype(value.dtype)
-    drawn = rng.random(shape, np.float32) if spread > 1 else rng.standard_normal(shape, np.float32)
-    return (drawn * np.float32(spread)).astype(value.dtype)
+    if spread == UNIFORM:
+        return rng.random(shape).astype(value.dtype)
+    return rng.normal(0, spread, shape).astype(value.dtype)
 
 
 def jittered(feeds: Feeds, seed: int) -> Feeds:
