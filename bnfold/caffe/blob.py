@@ -18,6 +18,7 @@ _FLOATS, _SHAPE, _DOUBLES = 5, 7, 8  # in BlobProto; 1 to 4 are the legacy shape
 _ITEM_SIZES = {_FLOATS: 4, _DOUBLES: 8}
 _DIM = 1  # in BlobShape
 _MAX_AXES = 32  # of Caffe
+_MAX_COUNT = (1 << 31) - 1  # of Caffe, whose counts are int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -118,6 +119,8 @@ def _checked_count(shape: tuple[int, ...], count: int, where: str) -> int:
     text = "×".join(map(str, shape)) or "()"
     if any(extent < 0 for extent in shape):
         raise InputError(f"the shape {text} has a negative extent", where=where)
+    if math.prod(extent or 1 for extent in shape) > _MAX_COUNT:  # also where an extent of 0 makes it empty
+        raise InputError(f"the shape {text} is larger than any blob", where=where)
     if count != math.prod(shape):
         raise InputError(f"the shape {text} needs {math.prod(shape)} values, the file has {count}", where=where)
     return count

@@ -188,6 +188,7 @@ def test_which_parameters_a_blob_fits(model: Model) -> None:
         (b"", r"the shape \(\) needs 1 values, the file has 0"),
         (wire.delimited(7, wire.integer(1, -3)) + wire.delimited(5, b""), "negative extent"),
         (wire.integer(1, -1) + wire.delimited(5, floats(1)), "negative extent"),
+        (wire.delimited(7, wire.delimited(1, b"\x00" + b"\xff\x7f" * 5)), "larger than any blob"),
         (SHAPE_3 + wire.delimited(5, b"123"), "a value is cut in two"),
         (wire.delimited(7, wire.delimited(1, b"\x01" * 33)) + wire.delimited(5, floats(1)), "more than 32 axes"),
         (wire.delimited(7, wire.delimited(1, b"\xff")), "an integer does not end"),
