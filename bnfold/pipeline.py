@@ -217,10 +217,10 @@ def _paths(source: object) -> tuple[Path, ...]:
 
 
 def _target(out: Path) -> Path:
-    """`out`, made absolute; raises UsageError for what cannot name a file."""
-    if not out.name:
+    """`out`, made absolute, and for Caffe without suffix; raises UsageError for what cannot name a file."""
+    if out.name in ("", ".."):
         raise UsageError(f"-o must name a file, not {str(out)!r}", hint="such as -o folded")
-    return Path.cwd() / out
+    return Path.cwd() / (out.with_suffix("") if out.suffix in (".prototxt", ".caffemodel") else out)
 
 
 # -------------------------------------------------------------------------------------------------------------- steps
