@@ -10,6 +10,7 @@ Operator semantics: https://github.com/onnx/onnx/blob/main/docs/Operators.md
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -214,3 +215,20 @@ def reduced_down(node: Node, _: int, array: Float64, neutral: float) -> list[Flo
     axes = reduced_axes(node)
     flat(node, array, axes)
     return [array if node.attribute("keepdims", 1) else array.squeeze(tuple(axes))]
+
+
+def summands(node: Node) -> int:
+    """How many elements a ReduceSum adds up to one; refuses where that is not known."""
+    shape = shape_of(node.inputs[0], node)
+    extents = [shape[axis] or 0 for axis in reduced_axes(node)]
+    if 0 in extents:
+        raise refuse("shape", f"how many elements {node.op} {node.name!r} adds up is not known", node)
+    return math.prod(extents)
+
+
+def summed(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
+    return reduced(node, index, array if neutral else array / summands(node), neutral)
+
+
+def summed_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
+    return reduced_down(node, slot, array if neutral else array * summands(node), neutral)

@@ -63,7 +63,9 @@ def mirrored(node: Node, array: Float64) -> None:
 
 
 def plain_fill(node: Node) -> bool:
-    return bool(node.attribute("mode", "constant") == "constant")
+    """Whether a Pad brings in elements that are none of its input's."""
+    pads = carry.integers(node, 1, "pads" if "pads" in node.attributes else "paddings") or []
+    return bool(node.attribute("mode", "constant") == "constant") and any(pad > 0 for pad in pads)
 
 
 def inference(node: Node, array: Float64) -> None:
@@ -148,7 +150,7 @@ RULES: dict[str, Rule] = {
     "ReduceMean": Rule(carry.reduced, carry.reduced_down),
     "ReduceMax": Rule(carry.reduced, carry.reduced_down, positive),
     "ReduceMin": Rule(carry.reduced, carry.reduced_down, positive),
-    "ReduceSum": Rule(carry.reduced, carry.reduced_down, always, never),
+    "ReduceSum": Rule(carry.summed, carry.summed_down),
     "Concat": Rule(rearrange.concatenated, rearrange.concatenated_down, fan_multiplier="each", fan_shift="each"),
     "Split": Rule(rearrange.split, rearrange.split_down),
     "Slice": Rule(rearrange.sliced, rearrange.sliced_down),

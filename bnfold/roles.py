@@ -78,14 +78,23 @@ def conv(node: Node) -> Linear:
 
 
 def conv_transpose(node: Node) -> Linear:
-    weight = weights(node, 1)
-    single = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in node.attribute("strides", ()))
-    edge = None
-    if not single or padded(node) or any(node.attribute("output_padding", ())) or "output_shape" in node.attributes:
+    weight, edge = weights(node, 1), None
+    if not even(node, weight.shape[2:]):
         what = f"{node.label} adds up a different number of elements at its border"
         edge = Refusal("padding", what, node.name)
     layout = Layout("deconv", int(node.attribute("group", 1)))
     return Linear(weight, bias(node, 2), layout, 1, 1, edge=edge)
+
+
+def even(node: Node, kernel: tuple[int, ...]) -> bool:
+    """Whether every output of a transposed convolution adds up all taps: stride 1, and a border that is cut off."""
+    rank = len(kernel)
+    strides, dilations = node.attribute("strides", [1] * rank), node.attribute("dilations", [1] * rank)
+    pads = node.attribute("pads", [0] * 2 * rank)
+    reach = [dilation * (k - 1) for dilation, k in zip(dilations, kernel, strict=True)]
+    explicit = node.attribute("auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in node.attributes
+    cut = all(pad >= border for pad, border in zip(pads, reach * 2, strict=True))
+    return explicit and cut and all(s == 1 for s in strides) and not any(node.attribute("output_padding", ()))
 
 
 def gemm(node: Node) -> Linear:

@@ -9,7 +9,7 @@ from .judge import judge
 
 KEPT = {
     "padded conv before", "deconv before", "other reader", "public", "two readers, one folds", "beside sum", "zero pad",
-    "max pool mixed", "max pool hollow", "average pool counted", "relu shifted", "relu mixed", "reduce sum",
+    "max pool mixed", "max pool hollow", "average pool counted", "relu shifted", "relu mixed",
     "resize channels", "product", "quotient", "gemm along the rows", "transposed width", "transposed height",
     "height before transpose", "filling pad", "merge", "width", "beside sub",
 }  # fmt: skip

@@ -164,7 +164,7 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "shift through Relu": rule("Relu", shift=operators.always),
     "negative multiplier through Relu": rule("Relu", multiplier=operators.always),
     "negative multiplier through PRelu": rule("PRelu", multiplier=operators.always),
-    "shift through ReduceSum": rule("ReduceSum", shift=operators.always),
+    "count of ReduceSum ignored": rule("ReduceSum", up=carry.reduced, down=carry.reduced_down),
     "shift through a zero Pad": rule("Pad", shift=operators.always),
     "filler of Pad ignored": rule("Pad", multiplier=operators.always),
     "shift through a product": rule("Mul", shift=operators.always),

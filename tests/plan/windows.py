@@ -103,7 +103,8 @@ def average_pool(node: Node, x: Array) -> Array:
 def pad(node: Node, x: Any, pads: Any = None, value: Any = None) -> Array:
     flat = [int(p) for p in (node.attributes["pads"] if pads is None else pads)]
     mode = node.attribute("mode", "constant")
-    widths = [(flat[i], flat[i + x.ndim]) for i in range(x.ndim)]
+    x = x[tuple(slice(max(-flat[i], 0), e + min(flat[i + x.ndim], 0)) for i, e in enumerate(x.shape))]
+    widths = [(max(flat[i], 0), max(flat[i + x.ndim], 0)) for i in range(x.ndim)]
     if mode != "constant":
         return np.pad(x, widths, mode=mode)  # type: ignore[no-any-return]
     fill = node.attribute("value", 0.0) if value is None else float(np.reshape(value, -1)[0])
