@@ -1,7 +1,7 @@
 """Graph -> ONNX file, without importing `onnx`: the structure at once, each tensor only while it is being written.
 
-A constant is written in the dtype of its Value, so a Tensor that holds float64 (a BatchNorm's derived parameters) behind
-a float32 Value is rounded once, here. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+A constant is written in the dtype of its Value: a Tensor that holds float64 (a BatchNorm's derived parameters) behind a
+float32 Value is rounded once, here. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = range(1, 9)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a model says of itself. `opset` is the version of the standard domain, `batch` names unknown first extents."""
+    """What a model says of itself. `opset` is that of the standard domain, `batch` names unknown first extents."""
 
     opset: int = 13
     ir_version: int = 7

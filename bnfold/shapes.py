@@ -166,10 +166,6 @@ TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
     "MaxPool": _fixed(None, INT64),
     "TopK": _fixed(None, INT64),
     "Unique": _fixed(None, INT64, INT64, INT64),
-    "If": lambda node: [None] * len(node.outputs),
-    "Loop": lambda node: [None] * len(node.outputs),
-    "Scan": lambda node: [None] * len(node.outputs),
-    "SequenceAt": lambda node: [None],
 }
 
 

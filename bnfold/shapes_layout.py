@@ -270,7 +270,7 @@ def shape(node: Node) -> list[Shape | None]:
     return [(len(data[node.attribute("start", 0) : node.attribute("end", None)]),)]
 
 
-def scalar(node: Node) -> list[Shape | None]:
+def scalar(_node: Node) -> list[Shape | None]:
     return [()]
 
 
@@ -279,7 +279,7 @@ def non_zero(node: Node) -> list[Shape | None]:
     return [(None if data is None else len(data), None)]
 
 
-def selected_boxes(node: Node) -> list[Shape | None]:
+def selected_boxes(_node: Node) -> list[Shape | None]:
     return [(None, 3)]
 
 

@@ -79,7 +79,7 @@ def _same(node: Node, depth: int) -> Extents | None:
     return _input(node, 0, depth)
 
 
-def _shape(node: Node, depth: int) -> Extents | None:
+def _shape(node: Node, _depth: int) -> Extents | None:
     shape = shape_of(node)
     return None if shape is None else shape[node.attribute("start", 0) : node.attribute("end", None)]
 

@@ -140,4 +140,9 @@ def test_nodes_of_one_name_get_names_of_their_own() -> None:
         x = Value(name, (2,), F)
         graph.add_node("Relu", [graph.inputs[0]], [x], {}, origin=None, name="same", version=13)
         graph.add_output(x)
-    assert [n.name for n in _model(write(graph, HEADER)).graph.node] == ["same", "same/Relu", "same/Relu_2", "same/Relu_3"]
+    assert [n.name for n in _model(write(graph, HEADER)).graph.node] == [
+        "same",
+        "same/Relu",
+        "same/Relu_2",
+        "same/Relu_3",
+    ]

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bnfold.graph import Graph, Node, Tensor, Value
 from bnfold.shapes import infer
 
-F, I = np.float32, np.int64
+F, INT = np.float32, np.int64
 Given = tuple[int, ...] | list[Any] | np.ndarray | None
 """An input: a tuple is the shape of a float input, a list a constant of int64, an array itself, None is omitted."""
 
@@ -27,7 +27,7 @@ def _node(op: str, inputs: list[Given], attributes: dict[str, Any], outputs: int
         elif isinstance(item, tuple):
             values.append(Value(f"x{index}", item, np.dtype(F)))
         else:
-            array = np.asarray(item, I) if isinstance(item, list) else item
+            array = np.asarray(item, INT) if isinstance(item, list) else item
             tensor = Tensor(index, array.shape, array.dtype, lambda array=array: array)
             values.append(Value(f"x{index}", array.shape, array.dtype, tensor=tensor))
     tops = [Value(f"y{i}") for i in range(outputs)]
@@ -79,7 +79,8 @@ CASES: list[tuple[Any, ...]] = [
     ("Conv", [(2, 3, 9, 8), (6, 3, 3, 3), (6,)], {"strides": [2, 1], "pads": [1, 0, 2, 1], "dilations": [1, 2]}),
     ("Conv", [(2, 4, 9, 8), (6, 2, 3, 3)], {"group": 2, "auto_pad": "SAME_UPPER", "strides": [2, 2]}),
     ("Conv", [(2, 4, 9), (6, 4, 3)], {"auto_pad": "VALID"}),
-    ("ConvTranspose", [(1, 4, 5, 6), (4, 3, 3, 2)], {"strides": [2, 3], "pads": [1, 0, 1, 1], "output_padding": [1, 0]}),
+    ("ConvTranspose", [(1, 4, 5, 6), (4, 3, 3, 2)], {"strides": [2, 3],
+      "pads": [1, 0, 1, 1], "output_padding": [1, 0]}),
     ("ConvTranspose", [(1, 4, 5, 6), (4, 3, 3, 3)], {"group": 2, "output_shape": [11, 13], "strides": [2, 2]}),
     ("ConvTranspose", [(1, 4, 5), (4, 3, 3)], {"auto_pad": "SAME_UPPER", "strides": [2]}),
     ("MaxPool", [(1, 2, 8, 7)], {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1], "ceil_mode": 1}, 2),
@@ -113,10 +114,10 @@ CASES: list[tuple[Any, ...]] = [
     ("Slice", [(8, 9), [7], [-100], [0], [-2]], {}),
     ("Slice", [(8, 9)], {"starts": [2], "ends": [5], "axes": [1]}, 1, 9),
     ("Slice", [(8, 9)], {"starts": [2, 1], "ends": [5, 3]}, 1, 9),
-    ("Gather", [(5, 6), np.zeros((2, 2), I)], {"axis": 1}),
-    ("GatherElements", [(5, 6), np.zeros((2, 6), I)], {}),
-    ("GatherND", [(2, 3, 4), np.zeros((2, 5, 1), I)], {"batch_dims": 1}),
-    ("ScatterND", [(2, 3), np.zeros((1, 1), I), (1, 3)], {}),
+    ("Gather", [(5, 6), np.zeros((2, 2), INT)], {"axis": 1}),
+    ("GatherElements", [(5, 6), np.zeros((2, 6), INT)], {}),
+    ("GatherND", [(2, 3, 4), np.zeros((2, 5, 1), INT)], {"batch_dims": 1}),
+    ("ScatterND", [(2, 3), np.zeros((1, 1), INT), (1, 3)], {}),
     ("Expand", [(3, 1), [2, 1, 4]], {}),
     ("Tile", [(3, 2), [2, 3]], {}),
     ("Pad", [(3, 2), [1, 0, 2, 3]], {}),
@@ -137,14 +138,14 @@ CASES: list[tuple[Any, ...]] = [
     ("ArgMax", [(2, 3, 4)], {"axis": -1, "keepdims": 0}),
     ("TopK", [(2, 9), [4]], {"axis": 1}, 2),
     ("TopK", [(2, 9)], {"k": 4}, 2, 9),
-    ("OneHot", [np.zeros((2, 3), I), np.array(5, I), np.array([0, 1], F)], {"axis": 1}),
+    ("OneHot", [np.zeros((2, 3), INT), np.array(5, INT), np.array([0, 1], F)], {"axis": 1}),
     ("Shape", [(2, 3, 4)], {}),
     ("Shape", [(2, 3, 4)], {"start": 1}, 1, 15),
     ("Size", [(2, 3)], {}),
     ("ConstantOfShape", [[2, 3]], {"value": helper.make_tensor("v", TensorProto.INT32, [1], [7])}),
     ("Constant", [], {"value": numpy_helper.from_array(np.zeros((2, 3), np.float16))}),
     ("Constant", [], {"value_ints": [1, 2]}),
-    ("Range", [np.array(1, I), np.array(10, I), np.array(2, I)], {}),
+    ("Range", [np.array(1, INT), np.array(10, INT), np.array(2, INT)], {}),
     ("Cast", [(2, 3)], {"to": TensorProto.INT64}),
     ("NonZero", [(2, 3)], {}),
     ("NonMaxSuppression", [(1, 9, 4), (1, 2, 9)], {}),
@@ -153,7 +154,7 @@ CASES: list[tuple[Any, ...]] = [
     ("InstanceNormalization", [(2, 3, 4), (3,), (3,)], {}),
     ("LSTM", [(7, 2, 3), (1, 20, 3), (1, 20, 5)], {"hidden_size": 5}, 3),
     ("GRU", [(7, 2, 3), (2, 15, 3), (2, 15, 5)], {"hidden_size": 5, "direction": "bidirectional"}, 2),
-    ("RoiAlign", [(2, 3, 8, 8), (5, 4), np.zeros(5, I)], {"output_height": 3, "output_width": 4}),
+    ("RoiAlign", [(2, 3, 8, 8), (5, 4), np.zeros(5, INT)], {"output_height": 3, "output_width": 4}),
     ("MaxRoiPool", [(2, 3, 8, 8), (5, 5)], {"pooled_shape": [2, 3]}),
     ("RandomNormal", [], {"shape": [2, 3]}),
     ("Compress", [(2, 3), np.array([True, False, True])], {"axis": 1}),
@@ -199,7 +200,7 @@ def test_shape_arithmetic_is_followed_backwards() -> None:
     data = Value("x", (4, 3, None, 5), np.dtype(F))
 
     def constant(*items: int) -> Value:
-        array = np.array(items, I)
+        array = np.array(items, INT)
         return Value("c", array.shape, array.dtype, tensor=Tensor(items, array.shape, array.dtype, lambda: array))
 
     def node(op: str, *inputs: Value, **attributes: Any) -> Value:

@@ -19,10 +19,12 @@ from .net import Layer
 
 FLOAT, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 Operand = Value | Array | float | Sequence[int] | None
-_REMOVABLE = frozenset({"Add", "BatchNormalization", "Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Neg", "Sub"})
+_REMOVABLE = frozenset(
+    {"Add", "BatchNormalization", "Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Neg", "Sub"}
+)
 
 
-class Unknown(Exception):
+class Unknown(Exception):  # noqa: N818  it is no fault
     """The layer cannot be described without something that is not known here; the text says what."""
 
 
@@ -137,7 +139,7 @@ class Builder:
             raise self.fail(f"the layer has {have} blobs where a {self.layer.type} with its parameters has {count}")
 
     def blob(self, index: int, fits: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None) -> Value:
-        """The stored blob, which Caffe's parameter of shape `fits` must accept, as a constant of `shape` (or `fits`)."""
+        """The stored blob as a constant of `shape`, by default `fits`: what Caffe's parameter of that shape accepts."""
         blob = self.layer.blobs[index]
         if fits is not None and not blob.fits(fits):
             raise self.fail(f"blob {index} has shape {blob.shape} in the caffemodel and the layer wants {fits}")

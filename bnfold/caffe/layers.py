@@ -36,11 +36,11 @@ class Role(Enum):
     CUT = "belongs to training: the net ends at its bottoms"
 
 
-def never(layer: Layer) -> bool:
+def never(_layer: Layer) -> bool:
     return False
 
 
-def always(layer: Layer) -> bool:
+def always(_layer: Layer) -> bool:
     return True
 
 
@@ -75,7 +75,7 @@ class Row:
 ONE, TWO, ONE_OR_TWO, SOME, SEVERAL, ANY = (1, 1), (2, 2), (1, 2), (1, MANY), (2, MANY), (0, MANY)
 
 
-def _cut(b: Builder) -> list[Value]:
+def _cut(_b: Builder) -> list[Value]:
     return []
 
 

@@ -35,7 +35,7 @@ def bias(b: Builder) -> list[Value]:
 
 
 def _span(b: Builder, axis: int, num_axes: int) -> tuple[int, Shape]:
-    """First axis and shape of a blob that covers `num_axes` axes of the first bottom, all that follow for -1."""
+    """First axis and shape of a blob that covers `num_axes` axes of the first bottom; -1 stands for all that follow."""
     if num_axes == 0:
         return 0, ()
     shape = b.dims(b.x)
@@ -51,7 +51,7 @@ def _against_second(b: Builder, axis: int) -> tuple[int, Shape]:
     first = b.axis(b.x, axis) if factor else 0
     covered = x[first : first + len(factor)]
     if len(covered) != len(factor) or any(p != q and None not in (p, q) for p, q in zip(covered, factor, strict=True)):
-        raise b.fail(f"the second bottom has shape {factor} and covers {covered} of {b.x.name} {x} from axis {first} on")
+        raise b.fail(f"the second bottom {factor} does not fit {covered}, the axes of {b.x.name} {x} from {first} on")
     return first, factor
 
 

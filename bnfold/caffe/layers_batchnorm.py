@@ -1,7 +1,7 @@
 """BatchNorm in all the forms that Caffe and its forks have given it.
 
-What differs is the order of the blobs and where eps comes from; both are settled here, once, by `Recipe`. The order is
-a list of roles, and a one-element blob gives it away: third, it is the factor of mean and variance; last, it is not used.
+What differs is the order of the blobs and where eps comes from; a `Recipe` settles both. The order is a list of roles,
+and a one-element blob gives it away: third, it is the factor of mean and variance; last, it is not used.
 Sources: BVLC, SSD, Intel, NVIDIA 0.14 to 0.17, yjxiong, PSPNet, SegNet, ducha-aiki, SENet, happynear, Synopsys.
 """
 
@@ -85,7 +85,7 @@ def bn(b: Builder) -> list[Value]:
     return _normalize(b, Recipe(order, p.var_eps if ducha_aiki else p.eps, batch))
 
 
-# ------------------------------------------------------------------------------------------------ the order of the blobs
+# ----------------------------------------------------------------------------------------------- the order of the blobs
 
 
 def _order(b: Builder, orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def _order(b: Builder, orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     possible = [order for order in orders if _allows(order, sizes)]
     if not possible:
         counts = " or ".join(sorted({str(len(order)) for order in orders}))
-        raise b.fail(f"the layer has blobs of {sizes} elements; a {b.layer.type} has {counts} blobs of one size, and a scalar")
+        raise b.fail(f"the layer has blobs of {sizes} elements; a {b.layer.type} has {counts}, alike but for a scalar")
     if len(possible) > 1:
         readings = " or as ".join(", ".join(order) for order in possible)
         raise AmbiguousError(
@@ -158,6 +158,7 @@ def _normalize(b: Builder, recipe: Recipe) -> list[Value]:
     else:
         mean = made("mean", lambda: _mean(recipe, values, channels))
         variance = made("variance", lambda: _variance(recipe, values, channels))
+        b.fixed = recipe.relu
         folded = recipe.eps_outside or "inverse-deviation" in stored or "variance" in recipe.skip
         y = b.node("BatchNormalization", b.x, gamma, beta, mean, variance, epsilon=0.0 if folded else recipe.eps)
     return [b.node("Relu", y) if recipe.relu else y]

@@ -17,10 +17,10 @@ def inputs(b: Builder) -> list[Value]:
 
 
 def data(b: Builder) -> list[Value]:
-    """Images and labels, as far as the layer's parameters tell their shape: the crop, the mean, the size they are made."""
+    """Images and labels, as far as the parameters tell their shape: the crop, the mean, the size they are made."""
     p: Any = b.param
-    batch = next((q.batch_size for q in (p.data_param, p.image_data_param, p.window_data_param, p.memory_data_param,
-                                         p.hdf5_data_param) if q.HasField("batch_size")), None)  # fmt: skip
+    sources = p.data_param, p.image_data_param, p.window_data_param, p.memory_data_param, p.hdf5_data_param
+    batch = next((source.batch_size for source in sources if source.HasField("batch_size")), None)
     image: Shape = (batch, _channels(p), *_size(p))
     return [Value("", image if i == 0 else (batch,)) for i in range(len(b.layer.tops))]
 

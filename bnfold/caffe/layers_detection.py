@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from ..graph import Array, Value
+from ..graph import Value
 from . import caffe_pb2 as pb
 from .builder import Builder, Unknown
 
@@ -70,7 +70,7 @@ def detection_output(b: Builder) -> list[Value]:
     locations = 1 if p.share_location else p.num_classes
     if b.known(b.x)[1:] != (priors * locations * 4,) or b.known(b.bottoms[1])[1:] != (priors * p.num_classes,):
         raise b.fail(
-            f"{priors} anchors and {p.num_classes} classes do not fit {b.x.shape} locations and {b.bottoms[1].shape} scores"
+            f"{priors} anchors of {p.num_classes} classes do not fit the bottoms {b.x.shape} and {b.bottoms[1].shape}"
         )
     boxes = _decoded(b, p, batch, priors, locations)
     scores = b.node("Reshape", b.bottoms[1], [batch, priors, p.num_classes])
@@ -115,7 +115,8 @@ def _of_image(
     number = len(classes)
     own = b.node("Squeeze", b.node("Slice", boxes, [image], [image + 1], [0]), [0])
     own = b.node("Expand", own, [number, 1, 1]) if p.share_location else b.node("Gather", own, classes, axis=0)
-    chosen = b.node("Gather", b.node("Squeeze", b.node("Slice", scores, [image], [image + 1], [0]), [0]), classes, axis=0)
+    chosen = b.node("Squeeze", b.node("Slice", scores, [image], [image + 1], [0]), [0])
+    chosen = b.node("Gather", chosen, classes, axis=0)
     best = _only_top(b, p, chosen, number)
     priors = b.extent(scores, 2)
     threshold = p.confidence_threshold if p.HasField("confidence_threshold") else IGNORED

@@ -78,7 +78,7 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
         b.dims(b.x)
     rank = (len(b.layer.blobs[0].shape) if b.x.shape is None else len(b.x.shape) - axis + 1) - 2
     if rank < 1:
-        raise b.fail(f"a {b.layer.type} along axis {axis} needs spatial axes, and blob {b.x.name} has shape {b.x.shape}")
+        raise b.fail(f"a {b.layer.type} along axis {axis} needs spatial axes, and {b.x.name} has shape {b.x.shape}")
     taps = window(b, rank)
     weight, bias = _parameters(b, axis, groups, taps, transposed)
     attributes = {**taps.attributes(), "group": groups}
@@ -119,7 +119,7 @@ def _check_extents(b: Builder, x: Value, axis: int, taps: Window, transposed: bo
         if transposed and stride * (extent - 1) + reach <= 2 * pad:
             raise b.fail(f"the pad {pad} takes away all of the result of {x.name} {x.shape}")
         if not transposed and extent + 2 * pad < reach:
-            raise b.fail(f"the kernel reaches over {reach} of {extent + 2 * pad} padded positions of {x.name} {x.shape}")
+            raise b.fail(f"the kernel reaches over {reach} of the {extent + 2 * pad} positions of {x.name} {x.shape}")
 
 
 def inner_product(b: Builder) -> list[Value]:

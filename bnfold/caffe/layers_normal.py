@@ -32,7 +32,7 @@ def _lrn_within(b: Builder, p: pb.LRNParameter) -> Value:
 
 
 def mvn(b: Builder) -> list[Value]:
-    """(x − mean)/(deviation + eps) over each channel, or each item; the result has four axes whatever the bottom has."""
+    """(x − mean)/(deviation + eps) over each channel, or each item; the result always has four axes."""
     p = b.param.mvn_param
     shape = b.dims(b.x)
     if len(shape) > 4:

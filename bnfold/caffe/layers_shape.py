@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ..graph import Shape, Value
 from . import caffe_pb2 as pb
 from .builder import Builder, Unknown, product
@@ -15,7 +17,7 @@ def split(b: Builder) -> list[Value]:
     return [b.node("Identity", b.x) for _ in b.layer.tops]
 
 
-def silence(b: Builder) -> list[Value]:
+def silence(_b: Builder) -> list[Value]:
     return []
 
 
@@ -50,7 +52,7 @@ def slice_(b: Builder) -> list[Value]:
     extent, count = b.extent(b.x, axis), len(b.layer.tops)
     if p.slice_point:
         points = [0, *p.slice_point, extent]
-        sizes = [stop - start for start, stop in zip(points, points[1:], strict=False)]
+        sizes = [stop - start for start, stop in pairwise(points)]
         if len(sizes) != count or min(sizes) <= 0:
             raise b.fail(f"slice points {list(p.slice_point)} do not cut {extent} into {count} tops")
     elif extent % count:

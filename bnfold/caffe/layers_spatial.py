@@ -163,7 +163,8 @@ def _with_mask(b: Builder, pool: Pool) -> list[Value]:
 def spp(b: Builder) -> list[Value]:
     """Level i pools into 2^i × 2^i bins; the levels follow each other in one row of features."""
     p = b.param.spp_param
-    n, channels, height, width = b.rank4(b.x)[0], *(b.extent(b.x, i) for i in (1, 2, 3))
+    b.rank4(b.x)
+    height, width = b.extent(b.x, 2), b.extent(b.x, 3)
     if not p.pyramid_height or p.pool == STOCHASTIC:
         raise Unknown("this pyramid has no description")
     levels = []

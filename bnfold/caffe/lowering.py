@@ -7,14 +7,13 @@ A layer that no row describes, or that needs a shape which is not known, becomes
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import InputError, UsageError
 from ..graph import Graph, Node, Shape, Value
-from ..shapes import infer
 from .builder import FLOAT, Builder, Names, Unknown
 from .layers import ROWS, Role, Row
 from .net import CaffeNet, Layer
@@ -89,6 +88,9 @@ class _Lowering:
                 for value in bottoms:
                     self.readers.setdefault(value, []).append(layer)
                 self._write(item, row)
+            if not item.nodes:
+                for value in bottoms:
+                    value.public = value.public or f"read by {layer.type} {layer.name!r}"
             self.result.layers.append(item)
         self._check_shapes_used()
         self._finish()
@@ -105,7 +107,7 @@ class _Lowering:
     def _clobbered(self, value: Value, what: str, where: str) -> InputError:
         writer = self.overwritten[value]
         return InputError(
-            f"{what}, whose memory layer {writer.name} ({writer.type}) has overwritten in place through blob {writer.tops[0]!r}",
+            f"{what}, but layer {writer.name}, in place on blob {writer.tops[0]!r}, has overwritten their common memory",
             where=where,
             hint=f"give layer {writer.name} a top of its own",
         )
@@ -177,8 +179,9 @@ class _Lowering:
         others = [reader for reader in self.readers[old] if reader is not layer]
         if others:
             raise InputError(
-                f"the layer works in place on blob {layer.tops[0]!r}, which layer {others[0].name} reads too; Caffe refuses that",
+                f"the layer works in place on blob {layer.tops[0]!r}, which layer {others[0].name} reads too",
                 where=layer.where,
+                hint="Caffe refuses that; give the top a name of its own",
             )
         if row is not None and not row.in_place(layer):
             raise InputError(
@@ -229,11 +232,11 @@ def _separate(builder: Builder, tops: list[Value]) -> list[Value]:
     made = {value for node in builder.nodes for value in node.outputs}
     result: list[Value] = []
     for value in tops:
-        if value not in made or value in result:
-            value = builder.node("Identity", value)
-        result.append(value)
-    if len(result) != len(builder.layer.tops):
-        raise builder.fail(f"the layer has {len(builder.layer.tops)} tops where a {builder.layer.type} makes {len(result)}")
+        own = value in made and value not in result
+        result.append(value if own else builder.node("Identity", value))
+    have = len(builder.layer.tops)
+    if len(result) != have:
+        raise builder.fail(f"the layer has {have} tops where a {builder.layer.type} makes {len(result)}")
     return result
 
 
