@@ -1,8 +1,11 @@
-"""The affine that stays of a chain, written as few nodes: Mul, Add, one BatchNormalization, or Mul and Add."""
+"""The affine that stays of a chain, written as few nodes: Mul, Add, one BatchNormalization, or Mul and Add.
+
+An affine that does nothing is an Identity: the chain stood between two names that both stay.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,13 +47,27 @@ def residue(decision: Decision, place: Place) -> Residue:
     """What is written for the residue of a chain, in the place of the node that it is made of or the chain's last."""
     affine, nodes = decision.residue, decision.chain.nodes
     result = Residue()
-    if affine is None or not (affine.scales or affine.shifts):
+    if affine is None:
         return result
     carrier = next((n for n in nodes if n.op == BATCH_NORM), None)
     if affine.scales and affine.shifts and carrier is not None and affine.rank > 1 and affine.axes <= {1}:
         _batch_norm(result, carrier, affine, place)
         return result
-    steps = [("Mul", "scale", affine.a)] * affine.scales + [("Add", "shift", affine.b)] * affine.shifts
+    dtype = _dtype(decision)
+    a, b = (array.astype(dtype).astype(np.float64) for array in (affine.a, affine.b))
+    steps = [("Mul", "scale", a)] * bool((a != 1).any()) + [("Add", "shift", b)] * bool(b.any())
+    if steps:
+        _steps(result, nodes, steps, dtype, place)
+    else:
+        same = node("Identity", (place.source,), (place.target,), _stored(nodes[-1]).name)
+        result.instead[_stored(nodes[-1])] = framed(place.number, same)
+    return result
+
+
+def _steps(
+    result: Residue, nodes: Sequence[Node], steps: Sequence[tuple[str, str, Float64]], dtype: DType, place: Place
+) -> None:
+    """Mul, Add or both: nodes of the chain that are the same operator are used again, others lend their names."""
     carriers = [next((n for n in nodes if n.op == op and n.version >= 7), None) for op, _, _ in steps]
     spare = [_stored(n).name for n in nodes if n not in carriers]
     source, written = place.source, Rope()
@@ -63,10 +80,9 @@ def residue(decision: Decision, place: Place) -> Residue:
             attributes = integer_attributes(_old_broadcast(array)) if nodes[0].version < 7 else None
             made = node(op, (source, constant), (target,), spare.pop() if spare else "", attributes)
         written.add(framed(place.number, made))
-        result.constants[constant] = _operand(array, _dtype(decision), nodes[0].version)
+        result.constants[constant] = _operand(array, dtype, nodes[0].version)
         source = target
     result.instead[_stored((len(steps) == 1 and carriers[0]) or nodes[-1])] = written
-    return result
 
 
 def _stored(found: Node) -> StoredNode:

@@ -29,7 +29,7 @@ OVERRIDABLE = ("overridable", "it is an input with a default that callers may ov
 QUANTISED = ("quantised", "fold before quantising")
 UNREADABLE = ("dtype", "")
 _LEAST = dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Pow", "PRelu"), 2)
-_LEAST |= {"BatchNormalization": 5, "Constant": 0, "RandomNormal": 0, "RandomUniform": 0, "If": 0, "Loop": 0, "Scan": 0}
+_LEAST |= {"BatchNormalization": 5, "Constant": 0, "RandomNormal": 0, "RandomUniform": 0}
 _BROADCASTING = frozenset(("Add", "Sub", "Mul", "Div", "Pow"))
 
 
@@ -173,20 +173,14 @@ class Builder:
         node = Node(op, inputs, outputs, attributes, stored, name, version)
         if op in RULES:
             self._check(node, stored)
-        constant = self._constant(node)
-        if not constant:
+        if self._constant(node):
+            scope.definitions[outputs[0]] = node
+        else:
             for output in outputs:
                 self._declare(output, infos.get(output.name))
             infer(node)
-            node = scope.graph.add_node(op, inputs, outputs, attributes, origin=stored, name=name, version=version)
-            if op == "DequantizeLinear" and node.constant(0) is not None:
-                outputs[0].note = QUANTISED
-            return
-        for value in inputs:
-            if value is not None:
-                value.readers.append(node)
-        outputs[0].producer = node
-        scope.definitions[outputs[0]] = node
+            scope.graph.nodes.append(node)
+        _connect(node)
 
     def _operator(self, scope: Scope, stored: StoredNode) -> tuple[str, int]:
         """The operator's name in the Graph, and the version of its domain."""
@@ -253,6 +247,17 @@ class Builder:
             return value
         sparse = node.attributes.get("sparse_value")
         return self.tensors.sparse(sparse, node) if isinstance(sparse, StoredSparse) else None
+
+
+def _connect(node: Node) -> None:
+    """Enter the node with its inputs as a reader and with its outputs as the producer."""
+    for value in node.inputs:
+        if value is not None:
+            value.readers.append(node)
+    for value in node.outputs:
+        value.producer = node
+        if node.op == "DequantizeLinear" and node.constant(0) is not None:
+            value.note = QUANTISED
 
 
 def pin(scope: Scope, names: Iterable[str], reason: str) -> set[str]:

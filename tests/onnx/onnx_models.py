@@ -83,6 +83,7 @@ def run(proto: onnx.ModelProto | bytes, feeds: dict[str, Any] | None = None) -> 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     data = proto if isinstance(proto, bytes) else proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(1)

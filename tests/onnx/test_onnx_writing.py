@@ -322,3 +322,11 @@ def test_what_a_branch_leaves_is_renamed_with_the_branches_inside() -> None:
     folded = fold(source)
     same(source, folded, {"flag": np.array(True)})
     assert ops(folded) == ["If"]
+
+
+def test_affines_that_cancel_between_two_names_that_stay_become_an_identity() -> None:
+    nodes = [node("Sub", "x k", "z"), node("Add", "z k", "y"), node("Add", "z h", "s"), node("Sigmoid", "s", "t")]
+    source = model(nodes, [tensor("k", 2, 1, 1), tensor("h")], [X], [Y, image("t")])
+    folded = fold(source)
+    same(source, folded)
+    assert ops(folded) == ["Identity", "Add", "Sigmoid"]
