@@ -92,13 +92,13 @@ class Asking:
         node = value.producer
         if value.tensor is not None:
             raise refuse("constant", f"{value.name!r} is a constant, which stays", node)
+        if node is None:
+            raise refuse("input", f"{value.name!r} is an input of the net, and no weights stand before it")
         readers = self.view.readers(value)
         if len(readers) > 1:
             names = ", ".join(repr(reader.name) for reader in readers[:4]) + (", ..." if len(readers) > 4 else "")
             what = f"{value.name!r} has several readers ({names}), and each needs it as it is"
             raise refuse("readers", what, node)
-        if node is None:
-            raise refuse("input", f"{value.name!r} is an input of the net, and no weights stand before it")
         array = collapse(array)
         if self.take_linear(node, array, kind, behind=True):
             return

@@ -105,8 +105,8 @@ def by_constant(node: Node, array: Float64) -> None:
     constant = node.constant(1) or (node.constant(0) if node.op == "Mul" else None)
     if constant is None:
         never(node, array)
-    elif not constant.float64().all():
-        raise refuse("zero", f"{node.label} multiplies by 0", node)
+    elif not np.isfinite([constant.float64(), 1 / constant.float64()]).all():
+        raise refuse("zero", f"{node.label} multiplies by 0 or infinity", node)
 
 
 @dataclass(frozen=True)
