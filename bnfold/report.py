@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
@@ -145,14 +146,19 @@ def as_tables(data: Data) -> list[Table]:
 
 
 def _tables(data: Data) -> Iterator[Table]:
-    folds, kept = data["folds"], data["kept"]
+    folds = [fold for fold in data["folds"] if not fold["left"]]
+    reduced = [fold for fold in data["folds"] if fold["left"]]
+    kept = data["kept"]
     if folds:
-        rows = [[_names(f["layers"]), _outcome(f), _names(f["into"]), _names(f["through"])] for f in folds]
+        rows = [[_names(f["layers"]), WAYS[f["way"]], _names(f["into"]), _names(f["through"])] for f in folds]
         yield Table(f"{len(folds)} folded", ("layers", "how", "into", "passing"), rows)
-    else:
+    elif not reduced:
         yield Table("Nothing to fold" if not kept else "Nothing folded")
+    if reduced:
+        rows = [[_names(f["layers"]), _outcome(f), *why] for f in reduced for why in _why(f)]
+        yield Table(f"{len(reduced)} made cheaper", ("layers", "how", "reason", "why not folded"), rows)
     if kept:
-        rows = [[_names(k["layers"]), r["code"], _sentence(r)] for k in kept for r in k["reasons"] or [_NO_REASON]]
+        rows = [[_names(k["layers"]), *why] for k in kept for why in _why(k)]
         yield Table(f"{len(kept)} kept", ("layers", "reason", "why"), rows)
     if data["after"]:
         yield Table("Before and after", ("", "before", "after"), list(_differences(data["before"], data["after"])))
@@ -162,21 +168,22 @@ def _tables(data: Data) -> Iterator[Table]:
         yield Table("Written", (), [[f"{f['path']}  {_size(f['size'])}"] for f in data["files"]])
 
 
-_NO_REASON = {"code": "", "sentence": "", "at": "", "hint": ""}
-
-
 def _names(layers: Iterable[Data]) -> str:
     return ", ".join(f"{layer['name']} ({layer['type']})" for layer in layers)
 
 
 def _outcome(fold: Data) -> str:
+    """What became of a chain that did not go as a whole."""
     left = " and ".join(fold["left"])
-    how = str(WAYS.get(fold["way"], fold["way"]))
-    return f"{how}, the {left} stays" if left and fold["way"] != "merge" else how
+    if fold["way"] == "merge":
+        return f"one layer with {left}"
+    return f"{left} stays, the rest into {_names(fold['into'])}"
 
 
-def _sentence(reason: Data) -> str:
-    return f"{reason['sentence']} ({reason['hint']})" if reason["hint"] else str(reason["sentence"])
+def _why(record: Data) -> list[list[str]]:
+    """Code and sentence of each reason."""
+    told = [[r["code"], f"{r['sentence']} ({r['hint']})" if r["hint"] else r["sentence"]] for r in record["reasons"]]
+    return told or [["", ""]]
 
 
 def _differences(before: Data, after: Data) -> Iterator[list[str]]:
@@ -248,7 +255,7 @@ def _write_rich(tables: Iterable[Table], stream: TextIO) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(file=stream, highlight=False)
+    console = Console(file=stream, highlight=False, width=shutil.get_terminal_size().columns)
     for table in tables:
         if table.heading:
             console.print(Text(table.heading, "bold"))
