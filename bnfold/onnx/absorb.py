@@ -18,15 +18,16 @@ from .write import Content
 class Job:
     """Input `slot` of `node` shall be `content`.
 
-    `old` is what it reads there now, None where it reads nothing; `weight` is the value of the node's weights. Two
-    jobs of one kind ("weight", "bias") with equal keys, `old` and `weight` ask for the same numbers.
+    `old` is what it reads there now, None where it reads nothing; `weight` is the value of the node's weights if the
+    numbers depend on them too, or if there is nothing else to name them after. Jobs of one kind ("weight", "bias") with
+    equal keys, `old` and `weight` ask for the same numbers.
     """
 
     node: Node
     kind: str
     slot: int
     old: Value | None
-    weight: Value
+    weight: Value | None
     key: Hashable
     content: Content
 
@@ -39,11 +40,14 @@ def jobs(plan: Plan) -> Iterator[Job]:
         if not isinstance(role, Linear) or weight is None:
             continue
         if (taken.post_a != 1).any() or (taken.pre_a != 1).any():
-            key = (role.layout, *_bytes(taken))
-            yield Job(node, "weight", role.weight_slot, weight, weight, key, _weight(role, taken))
+            scales = (role.layout, taken.pre_a.tobytes(), taken.post_a.tobytes())
+            yield Job(node, "weight", role.weight_slot, weight, None, scales, _weight(role, taken))
         if role.bias_slot is not None and bias_changes(role, taken):
-            key = (role.layout, role.gain, role.bias_gain, role.out_axis, *_bytes(taken))
-            yield Job(node, "bias", role.bias_slot, node.input(role.bias_slot), weight, key, _bias(role, taken))
+            content = _bias(role, taken)
+            key = (role.layout, role.gain, role.bias_gain, role.out_axis, content.shape, *_bytes(taken))
+            old = node.input(role.bias_slot)
+            summed = weight if old is None or taken.pre_b.any() else None
+            yield Job(node, "bias", role.bias_slot, old, summed, key, content)
 
 
 def bias_changes(role: Linear, taken: Absorbed) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..graph import Graph, Node, Value
@@ -133,7 +133,7 @@ class Editor:
         alone = {
             base
             for base, group in groups.items()
-            if len({(job.kind, job.key) for _, job in group}) == 1 and self.uses.left(base) == len(group)
+            if len({self._identity(job) for _, job in group}) == 1 and self.uses.left(base) == len(group)
         }
         names: dict[object, str] = {}
         for scope, job in work:
@@ -142,7 +142,7 @@ class Editor:
             if base is None or base not in alone:
                 wires = self.edits[scope].wire(_stored(job.node))
                 wires.inputs += [""] * (job.slot + 1 - len(wires.inputs))
-                wires.inputs[job.slot] = self._beside(base, job, names)
+                wires.inputs[job.slot] = self._beside(job, names)
                 self.uses.drop([job.old])
             elif base not in names:
                 names[base] = base.name
@@ -150,14 +150,21 @@ class Editor:
             if job.kind == "bias" and job.node.attribute("beta", 1.0) != 1:
                 self.edits[scope].wire(_stored(job.node)).without.add("beta")
 
-    def _beside(self, base: Value | None, job: Job, names: dict[object, str]) -> str:
+    def _identity(self, job: Job) -> tuple[Hashable, ...]:
+        """Equal for two jobs that ask for the same numbers."""
+        old, weight = (None if value is None else self.uses.base(value) for value in (job.old, job.weight))
+        return job.kind, job.key, old, weight
+
+    def _beside(self, job: Job, names: dict[object, str]) -> str:
         """The name of a new constant in the graph where the old one, or else the weight, is defined."""
-        weight = self.uses.base(job.weight)
-        identity = (base, weight, job.kind, job.key)
+        identity = self._identity(job)
         if identity not in names:
-            wish = f"{base.name}_folded" if base is not None else _bias_name(weight.name)
-            names[identity] = self.fresh(wish)
-            self.edits[self.uses.home[base or weight]].added[names[identity]] = job.content
+            near = job.old or job.weight
+            base = self.uses.base(near) if near is not None else None
+            if base is None:
+                raise ValueError(f"nothing tells what {job.node!r} reads")
+            names[identity] = self.fresh(f"{base.name}_folded" if job.old is not None else _bias_name(base.name))
+            self.edits[self.uses.home[base]].added[names[identity]] = job.content
         return names[identity]
 
     def _replace(self, base: Value, content: Content) -> None:

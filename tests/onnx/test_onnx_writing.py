@@ -330,3 +330,27 @@ def test_affines_that_cancel_between_two_names_that_stay_become_an_identity() ->
     folded = fold(source)
     same(source, folded)
     assert ops(folded) == ["Identity", "Add", "Sigmoid"]
+
+
+def test_a_shared_bias_is_copied_where_it_takes_shifts_through_different_weights() -> None:
+    nodes = [
+        batch_norm("x", "bn", "n"),
+        node("Conv", "n W B", "c"),
+        node("Conv", "n V B", "d"),
+        node("Add", "c d", "y"),
+    ]
+    source = model(nodes, [tensor("W", 3, 2, 1, 1), tensor("V", 3, 2, 1, 1), tensor("B", 3), *norm("bn", 2)])
+    folded = fold(source)
+    same(source, folded)
+    assert ops(folded) == ["Conv", "Conv", "Add"]
+    assert set(constants(folded)) == {"W", "V", "B_folded", "B_folded_1"}
+
+
+def test_a_shared_bias_stays_shared_where_its_shifts_do_not_depend_on_weights() -> None:
+    nodes = [node("Conv", "x W B", "c"), batch_norm("c", "bn", "n"), node("Conv", "x V B", "d")]
+    nodes += [batch_norm("d", "bn", "m"), node("Concat", "n m", "y", axis=1)]
+    nodes[3].name = "twin"
+    source = model(nodes, [tensor("W", 3, 2, 1, 1), tensor("V", 3, 2, 1, 1), tensor("B", 3), *norm("bn", 3)])
+    folded = fold(source)
+    same(source, folded)
+    assert set(constants(folded)) == {"W", "V", "B"}
