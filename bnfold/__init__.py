@@ -7,9 +7,11 @@ All raise the errors of `bnfold.errors`. Names are loaded when they are first us
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from .errors import (
         AmbiguousError,
         BnfoldError,

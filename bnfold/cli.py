@@ -7,16 +7,19 @@ Exit status: 0 done; 1 verification failed; 2 usage; 3 bad input; 4 a BatchNorm 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import BnfoldError, UsageError
 
+TYPE_CHECKING = False  # as in `typing`, which takes as long to load as all that is loaded here
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any, NoReturn
+
     from .pipeline import Options, Result
 
 EPILOG = """\
@@ -36,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.get(words[0] if words else "", _fold)
     debug = "--debug" in words or bool(os.environ.get("BNFOLD_DEBUG"))
     words = [word for word in words if word != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding lacks
     try:
         command(words if command is _fold else words[1:])
         sys.stdout.flush()
@@ -151,6 +157,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _sources(given: argparse.Namespace) -> list[Path]:
+    from pathlib import Path
+
     return [Path(word) for word in (given.model, given.weights) if word is not None]
 
 
@@ -174,7 +182,7 @@ def _input(word: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _refuse_overwriting(report: str | None, sources: Sequence[Path]) -> None:
-    if report and report != "-" and Path(report).resolve() in [source.resolve() for source in sources]:
+    if report and report != "-" and os.path.realpath(report) in [os.path.realpath(source) for source in sources]:
         raise UsageError(f"--json {report} would overwrite the model")
 
 
@@ -193,15 +201,18 @@ def _report(result: Result, json_file: str | None, *, quiet: bool) -> None:
         if json_file == "-":
             print(text, end="")
             return
-        _write(Path.cwd() / json_file, text)
+        _write(json_file, text)
     if not quiet:
         report.write_text(report.as_tables(data), sys.stdout)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(name: str, text: str) -> None:
+    from pathlib import Path
+
     from .files import Staging
     from .wire import Rope
 
+    path = Path.cwd() / name
     with Staging(path.parent) as staging:
         staging.write(path, Rope(text.encode("utf-8", "surrogateescape")))
         staging.commit()

@@ -217,6 +217,16 @@ def test_a_closed_pipe(work: Path) -> None:
     assert done.stderr == ""
 
 
+def test_an_encoding_that_lacks_a_character(work: Path) -> None:
+    model = onnx.load("keras.onnx")
+    model.graph.node[1].name = "σ"
+    onnx.save(model, "keras.onnx")
+    command = [*BNFOLD, "plan", "keras.onnx"]
+    done = subprocess.run(command, capture_output=True, check=False, env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"\u03c3" in done.stdout
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--help"], ["plan", "--help"], ["export", "--help"], ["--version"]):
         with pytest.raises(SystemExit) as end:

@@ -64,7 +64,7 @@ LAYERS = [
     {"pipeline", "report"},
     {"cli"},
 ]
-"""From the ground up; a module imports from its own layer or from those below it. Modules not named are free between."""
+"""From the ground up: a module imports from its own layer or those below it. What is not named is free."""
 
 
 def test_imports_run_one_way() -> None:

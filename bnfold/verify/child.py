@@ -18,7 +18,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Trial:
     draws: list[Feeds]
     names: list[tuple[str, str]]
     outputs: int
+    kept: dict[tuple[int, int], Any] = field(default_factory=dict)
 
     def against(self, side: Side) -> list[Verdict]:
         """A verdict for each pair of names."""
@@ -101,13 +102,22 @@ class Trial:
     ) -> dict[int, list[Difference]]:
         """Of the values under the names `numbers` to those of `other` fed with `feeds`, for each draw."""
         found: dict[int, list[Difference]] = {n: [] for n in numbers}
-        for own, others in zip(self.draws, feeds, strict=True):
+        for draw, (own, others) in enumerate(zip(self.draws, feeds, strict=True)):
             for some in self._portions(numbers, own):
-                ones = self.engine.run([self.names[n][ORIGINAL] for n in some], own)
+                ones = self._originals(draw, some)
                 twos = other.run([self.names[n][side] for n in some], others)
                 for n, one, two in zip(some, ones, twos, strict=True):
                     found[n].append(difference(one, two))
         return found
+
+    def _originals(self, draw: int, numbers: list[int]) -> list[Any]:
+        """The original's values under the names `numbers`; all are kept if they may be held at once."""
+        if any((draw, n) not in self.kept for n in numbers):
+            values = self.engine.run([self.names[n][ORIGINAL] for n in numbers], self.draws[draw])
+            if len(numbers) < len(self.names):
+                return values
+            self.kept |= {(draw, n): value for n, value in zip(numbers, values, strict=True)}
+        return [self.kept[draw, n] for n in numbers]
 
     def _portions(self, numbers: Sequence[int], feeds: Feeds) -> Iterator[list[int]]:
         """`numbers` in runs whose values take about `BUDGET` bytes; an extent that nobody knows counts as 64."""
