@@ -32,23 +32,8 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         self.refusal = refusal
 
 
-HINTS = {
-    "affine": "see why that one stays",
-    "axis": "only an affine along the channels of the weights fits into them",
-    "bias": "what is left costs one addition",
-    "dynamic": "have the exporter write it as a constant",
-    "input": "it can be moved into the preprocessing of the input by hand",
-    "negative": "with the normalisation before the pooling or activation it folds, which is another network",
-    "nonlinear": "with the normalisation next to a convolution it folds, which is another network",
-    "output": "if nobody needs that value, take it from the outputs (or from --keep)",
-    "padding": "with a convolution that does not pad it folds, which is another network",
-    "readers": "if the other readers are not needed, cut them off",
-}
-"""What can be done, by the code of a refusal that brings no hint of its own."""
-
-
 def refuse(code: str, sentence: str, node: Node | None = None, hint: str = "") -> Refused:
-    return Refused(Refusal(code, sentence, node.name if node else "", hint or HINTS.get(code, "")))
+    return Refused(Refusal(code, sentence, node.name if node else "", hint))
 
 
 def shape_of(value: Value | None, node: Node) -> Shape:

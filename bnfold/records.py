@@ -16,14 +16,34 @@ SCHEMA = 1
 """Version of the JSON form of a plan; raised when a field changes its meaning or goes."""
 
 
+HINTS = {
+    "affine": "see why that one stays",
+    "axis": "only an affine along the channels of the weights fits into them",
+    "bias": "what is left costs one addition",
+    "dynamic": "have the exporter write it as a constant",
+    "input": "it can be moved into the preprocessing of the input by hand",
+    "negative": "with the normalisation before the pooling or activation it folds, which is another network",
+    "nonlinear": "with the normalisation next to a convolution it folds, which is another network",
+    "output": "if nobody needs that value, take it from the outputs (or from --keep)",
+    "padding": "with a convolution that does not pad it folds, which is another network",
+    "readers": "if the other readers are not needed, cut them off",
+}
+"""What can be done, by the code of a refusal that brings no hint of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why something cannot take an affine: a stable `code`, a sentence, who stands in the way, and a hint."""
+    """Why something cannot take an affine: a stable `code`, a sentence, and who stands in the way."""
 
     code: str
     sentence: str
     at: str = ""
     hint: str = ""
+
+    @property
+    def advice(self) -> str:
+        """How it could fold after all: the hint, or what helps against refusals of this code."""
+        return self.hint or HINTS.get(self.code, "")
 
 
 @dataclass(eq=False, slots=True)

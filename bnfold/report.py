@@ -87,7 +87,7 @@ def _layers(nodes: Iterable[Node]) -> list[Data]:
 
 
 def _reason(refusal: Refusal) -> Data:
-    return {"code": refusal.code, "sentence": refusal.sentence, "at": refusal.at, "hint": refusal.hint}
+    return {"code": refusal.code, "sentence": refusal.sentence, "at": refusal.at, "hint": refusal.advice}
 
 
 def _counts(counts: Mapping[str, int]) -> Data:
@@ -255,7 +255,8 @@ def _write_rich(tables: Iterable[Table], stream: TextIO) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(file=stream, highlight=False, width=shutil.get_terminal_size().columns)
+    width, height = shutil.get_terminal_size()
+    console = Console(file=stream, highlight=False, width=width, height=height)
     for table in tables:
         if table.heading:
             console.print(Text(table.heading, "bold"))
