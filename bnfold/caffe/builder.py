@@ -165,7 +165,10 @@ class Builder:
         return value.shape
 
     def extent(self, value: Value, axis: int) -> int:
-        extent = self.dims(value)[axis]
+        shape = self.dims(value)
+        if axis >= len(shape):
+            raise self.fail(f"a {self.layer.type} needs axis {axis} and blob {value.name} has shape {shape}")
+        extent = shape[axis]
         if extent is None:
             raise Unknown(f"the extent of axis {axis} of blob {value.name} is not fixed")
         return extent

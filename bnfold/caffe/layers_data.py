@@ -13,6 +13,8 @@ def inputs(b: Builder) -> list[Value]:
     if len(shapes) not in (0, 1, len(b.layer.tops)):
         raise b.fail(f"the layer has {len(b.layer.tops)} tops and {len(shapes)} shapes")
     given: list[Shape | None] = [tuple(shape.dim) for shape in shapes] or [None]
+    if any(extent < 0 for shape in shapes for extent in shape.dim):
+        raise b.fail("an extent is negative")
     return [Value("", given[i if len(given) > 1 else 0]) for i in range(len(b.layer.tops))]
 
 
@@ -57,6 +59,8 @@ def dummy_data(b: Builder) -> list[Value]:
     count = len(b.layer.tops)
     if len(shapes) not in (1, count) or len(p.data_filler) not in (0, 1, count):
         raise b.fail(f"the layer has {count} tops, {len(shapes)} shapes and {len(p.data_filler)} fillers")
+    if any(extent < 0 for shape in shapes for extent in shape):
+        raise b.fail("an extent is negative")
     tops = []
     for index in range(count):
         value = 0.0

@@ -14,6 +14,7 @@ from . import caffe_pb2 as pb
 from .builder import Builder, Unknown
 
 CORNER, CENTER_SIZE = (pb.PriorBoxParameter.CodeType.Value(name) for name in ("CORNER", "CENTER_SIZE"))
+MOST_ANCHORS = 1 << 22
 IGNORED = float(np.finfo(np.float32).min)
 
 
@@ -27,6 +28,8 @@ def prior_box(b: Builder) -> list[Value]:
     if not (step_h and step_w):
         step_h, step_w = rows / height, columns / width
     sizes = np.array(_anchor_sizes(b, p), np.float32) / 2
+    if height * width * len(sizes) > MOST_ANCHORS:
+        raise b.fail(f"{height} x {width} places with {len(sizes)} anchors each are too many")
     x = (np.arange(width, dtype=np.float32) + np.float32(p.offset)) * np.float32(step_w)
     y = (np.arange(height, dtype=np.float32) + np.float32(p.offset)) * np.float32(step_h)
     centres = np.stack(np.broadcast_arrays(x[None, :], y[:, None]), axis=-1).reshape(-1, 1, 2)

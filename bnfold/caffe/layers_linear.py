@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..graph import Value
 from .builder import INT64, Builder, Unknown, product
+
+
+MOST_TAPS = 4096
 
 
 class Window(NamedTuple):
@@ -155,6 +159,8 @@ def im2col(b: Builder) -> list[Value]:
     rank = len(shape) - axis - 1
     taps = window(b, rank)
     _check_extents(b, b.x, axis, taps, transposed=False)
+    if math.prod(taps.kernel) > MOST_TAPS:
+        raise Unknown(f"a window of {taps.kernel} is too large to be taken apart")
     zeros = [0] * (axis + 1)
     padded = b.node("Pad", b.x, zeros + taps.pad + zeros + taps.pad) if any(taps.pad) else b.x
     axes = list(range(axis + 1, len(shape)))

@@ -10,7 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Value
-from .builder import Builder, product
+from .builder import Builder, Unknown, product
+
+
+MOST_STEPS = 4096
+"""Every step becomes a dozen nodes."""
 
 
 class _Steps:
@@ -27,6 +31,8 @@ class _Steps:
         b.want_blobs(blobs + self.static)
         self.b, self.size, self.exposed = b, p.num_output, bool(hidden)
         self.count, self.batch = b.known(b.x)[:2]
+        if not 1 <= self.count <= MOST_STEPS:
+            raise Unknown(f"{self.count} steps cannot be unrolled")
         if b.bottoms[1].shape != (self.count, self.batch):
             raise b.fail(f"the flags have shape {b.bottoms[1].shape} and x has {b.x.shape}")
         self.inputs = self._split(self._transformed(gates * self.size))
@@ -107,6 +113,8 @@ def rnn(b: Builder) -> list[Value]:
 def continuation_indicator(b: Builder) -> list[Value]:
     """0 in the first step of a sequence, 1 in the others."""
     p = b.param.continuation_indicator_param
+    if p.time_step * p.batch_size > 1 << 24:
+        raise b.fail(f"{p.time_step} steps of {p.batch_size} sequences are too many")
     flags = np.ones((p.time_step, p.batch_size), np.float32)
     flags[:1] = 0
     return [b.node("Identity", flags)]

@@ -253,5 +253,7 @@ def roi_pooling(b: Builder) -> list[Value]:
     p = b.param.roi_pooling_param
     if not (p.pooled_h and p.pooled_w):
         raise b.fail("ROIPooling needs pooled_h and pooled_w")
-    rois = b.reshape(b.bottoms[1], (b.dims(b.bottoms[1])[0], 5))
+    rois = b.bottoms[1]
+    if rois.shape is not None and len(rois.shape) != 2:
+        rois = b.reshape(rois, (rois.shape[0], 5))
     return [b.node("MaxRoiPool", b.x, rois, pooled_shape=[p.pooled_h, p.pooled_w], spatial_scale=p.spatial_scale)]

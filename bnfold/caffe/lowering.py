@@ -127,6 +127,8 @@ class _Lowering:
         nodes = len(self.result.graph.nodes)
         try:
             tops = _separate(builder, row.describe(builder))
+        except (ArithmeticError, LookupError, ValueError) as error:  # parameters out of all bounds
+            raise builder.fail(f"the layer's parameters or blobs make no sense as {layer.type}: {error}") from error
         except Unknown as reason:
             for node in self.result.graph.nodes[nodes:]:
                 for value in node.inputs:
