@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..document import Runnable
 from ..errors import UsageError
-from ..graph import Graph, Value
+from ..graph import Graph, Node, Value
 from ..onnx_writer import Header, write
 from ..records import Plan, Style
 from ..wire import Rope
-from .edit import NetEdit
+from .edit import NetEdit, tap_names
 from .lowering import DEFAULT_OPSET, Lowered, lower
 from .net import CaffeNet, Phase, load
 
+STYLE = Style(batch_norm=3, layer=4)
+OLD_STYLE = Style(batch_norm=2, layer=4)
+"""Of V1 nets, in which what stays of a BN is a BN again."""
 IR_VERSION = 7
 """Of the models for the verifier: the one that opset 13 came with."""
 
@@ -30,7 +33,7 @@ class CaffeDocument:
     net: CaffeNet
     lowered: Lowered
     sources: Sequence[Path]
-    style: Style = Style(batch_norm=3, layer=4)
+    style: Style
     _edit: NetEdit | None = None
 
     @classmethod
@@ -49,7 +52,7 @@ class CaffeDocument:
         net = load(prototxt, caffemodel, phase=phase, stages=stages, level=level)
         lowered = lower(net, bn_order=bn_blobs)
         mark_kept(lowered, keep)
-        return cls(net, lowered, [prototxt, caffemodel])
+        return cls(net, lowered, [prototxt, caffemodel], STYLE if net.version == 2 else OLD_STYLE)
 
     def graphs(self) -> Sequence[Graph]:
         return [self.lowered.graph]
@@ -68,12 +71,13 @@ class CaffeDocument:
         return {texts[0]: Rope(edit.prototxt()), texts[1]: edit.caffemodel(self.net.weights)}
 
     def runnable(self, taps: Sequence[str]) -> Runnable:
-        """The net up to the layers that have no conversion, with the tops that `taps` name."""
-        tops = {name: value for name, value in self.tops()}
-        graph, left_out = convertible(self.lowered.graph, [tops[tap] for tap in taps if tap in tops])
-        found = [tap for tap in taps if tap in tops and tops[tap] in graph.outputs]
+        """The net up to the layers that have no conversion, with the tops that `taps` name under these names."""
+        wanted = {tap: self.tops[tap] for tap in taps if tap in self.tops}
+        graph, left_out = convertible(self.lowered.graph, wanted)
         own = [value.name for value in self.lowered.graph.outputs if value in graph.outputs]
-        return Runnable(write(graph, Header(DEFAULT_OPSET, IR_VERSION)), own, [tops[tap].name for tap in found], left_out=left_out)
+        there = {value.name for value in graph.outputs}
+        found = [tap for tap in wanted if tap in there]
+        return Runnable(write(graph, Header(DEFAULT_OPSET, IR_VERSION)), own, found, left_out=left_out)
 
     def tap(self, value: Value) -> str:
         return self.taps.get(value, "")
@@ -82,19 +86,18 @@ class CaffeDocument:
         return self.edit(plan).taps.get(plan.resolve(value), "")
 
     @cached_property
+    def tops(self) -> dict[str, Value]:
+        return {name: value for value, name in self.taps.items()}
+
+    @cached_property
     def taps(self) -> dict[Value, str]:
-        return {value: name for name, value in self.tops()}
+        return tap_names(self.net, self.lowered.layers)
 
     def edit(self, plan: Plan) -> NetEdit:
         """The edit of a plan, made once."""
         if self._edit is None or self._edit.plan is not plan:
             self._edit = NetEdit(self.net, self.lowered, plan)
         return self._edit
-
-    def tops(self) -> Iterator[tuple[str, Value]]:
-        """Every top under the name `layer:index`, which a fold does not change."""
-        for item in self.lowered.layers:
-            yield from ((f"{item.layer.name}:{i}", value) for i, value in enumerate(item.tops))
 
 
 def mark_kept(lowered: Lowered, keep: Sequence[str]) -> None:
@@ -106,8 +109,11 @@ def mark_kept(lowered: Lowered, keep: Sequence[str]) -> None:
         last[name].public = last[name].public or "kept by the user"
 
 
-def convertible(graph: Graph, taps: Sequence[Value]) -> tuple[Graph, list[str]]:
-    """The part of a graph that does not depend on layers without conversion, and the names of those."""
+def convertible(graph: Graph, taps: Mapping[str, Value]) -> tuple[Graph, list[str]]:
+    """The part of a graph that does not depend on layers without conversion, and the names of those.
+
+    Its outputs are those of the graph, what such a layer reads, and copies of `taps` under their names.
+    """
     part = Graph(graph.name)
     part.inputs = list(graph.inputs)
     lost: set[Value] = set()
@@ -121,6 +127,10 @@ def convertible(graph: Graph, taps: Sequence[Value]) -> tuple[Graph, list[str]]:
             left_out += [node.name] if opaque else []
         else:
             part.nodes.append(node)
-    wanted = [value for value in [*graph.outputs, *ends, *taps] if value not in lost]
-    part.outputs = list(dict.fromkeys(wanted))
+    part.outputs = [value for value in dict.fromkeys([*graph.outputs, *ends]) if value not in lost]
+    for name, value in taps.items():
+        if value not in lost:
+            copy = Value(name, value.shape, value.dtype)
+            part.nodes.append(Node("Identity", [value], [copy], {}, name, name, DEFAULT_OPSET))
+            part.outputs.append(copy)
     return part, left_out

@@ -1,0 +1,69 @@
+"""Under which blob name each value stands in the folded net, so that no layer overwrites what another one still reads.
+
+A value takes the name of the one that vanishes behind it: so the layers there, and the net's outputs, keep their names.
+But a layer whose bottom and top have one name works in place. Where that was safe it need not be so any more: a fold
+may take away the layer that made a copy, so that another layer reads the bottom too, or shows its memory under a second
+name (Split, Reshape, Flatten). Such a bottom gets a name of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..graph import Value
+from ..records import Plan
+from .builder import Names
+from .layers import ROWS
+from .lowering import Lowered
+from .net import Layer
+
+
+class Step(NamedTuple):
+    """A layer of the folded net, with the values that it reads and makes there."""
+
+    layer: Layer
+    bottoms: Sequence[Value]
+    tops: Sequence[Value]
+
+
+def blob_names(lowered: Lowered, plan: Plan, steps: Sequence[Step]) -> dict[Value, str]:
+    """The name of every value in `steps`, which stand in the order of the net."""
+    spelled = {value: name for item in lowered.layers for value, name in zip(item.tops, item.layer.tops, strict=True)}
+    taken_over = {value.name: name for value, name in spelled.items()}
+    names = {top: taken_over.get(plan.names.get(top, ""), spelled[top]) for step in steps for top in step.tops}
+    outputs = {plan.resolve(value) for value in lowered.graph.outputs}
+    for chain in unsafe(names, steps, outputs):
+        own, used = spelled[chain[-1]], set(names.values())
+        names.update(dict.fromkeys(chain, own if own not in used else Names(used).unique(own)))
+    return names
+
+
+def unsafe(names: dict[Value, str], steps: Sequence[Step], outputs: set[Value]) -> Iterable[list[Value]]:
+    """The values that have the name of one that must not overwrite them, with those before them under that name.
+
+    An input of the net cannot be given another name, and is left out.
+    """
+    readers: dict[Value, set[int]] = {value: {len(steps)} for value in outputs}
+    for at, step in enumerate(steps):
+        for value in step.bottoms:
+            readers.setdefault(value, set()).add(at)
+    memory: dict[Value, list[Value]] = {}
+    chains: dict[Value, list[Value]] = {}
+    for at, step in enumerate(steps):
+        for index, top in enumerate(step.tops):
+            memory[top], chains[top] = [top], [top]
+            bottom = step.bottoms[index] if index < len(step.bottoms) else None
+            if bottom is None or names[bottom] != names[top]:
+                continue
+            alone = readers[bottom] == {at} and all(max(readers.get(v, {-1})) <= at for v in memory[bottom])
+            if alone or chains[bottom][0].producer is None:
+                memory[bottom].append(top)
+                chains[top], memory[top] = [*chains[bottom], top], memory[bottom]
+            else:
+                yield chains[bottom]
+        row = ROWS.get(step.layer.type)
+        if row is not None and row.shares(step.layer):
+            shared = memory[step.bottoms[0]]
+            shared += step.tops
+            memory.update(dict.fromkeys(step.tops, shared))

@@ -1,0 +1,95 @@
+"""The affine that stays of a chain, as one layer: which one holds it, its parameters as text, its blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..affine import Affine
+from ..graph import Value
+from .caffemodel import NewBlob
+from .net import Layer
+from .prototxt_edit import Word
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Host:
+    """A layer that stays for a chain and is written as `affine`, from `source` to `target`.
+
+    `kind` is Scale, or Bias where nothing is multiplied, or Power where the chain was nothing else. The text format of
+    2014 knows no Scale: a fork's BN of type INFERENCE is one there.
+    """
+
+    layer: Layer
+    affine: Affine
+    source: Value
+    target: Value
+    kind: str
+
+    @property
+    def param(self) -> str:
+        """The name of its parameter message."""
+        return f"{self.kind.lower()}_param"
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """`axis` and `num_axes` of the Scale or Bias; the channels for one scalar, since all readers know that."""
+        axes = self.affine.axes or {1}
+        return min(axes), max(axes) - min(axes) + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its blobs: the extents of what it works on."""
+        axis, count = self.span
+        shape = self.target.shape or self.source.shape or self.affine.a.shape
+        return tuple(int(extent or 1) for extent in shape[axis : axis + count])
+
+    @property
+    def fits(self) -> bool:
+        """Whether the layer's parameters and the shapes of its blobs can stay, but for a `bias_term` to set."""
+        layer = self.layer
+        if layer.type != self.kind or self.kind in ("Power", "BN") or any(layer.shared):
+            return False
+        if not layer.blobs or layer.blobs[0].shape != self.shape:
+            return False
+        param = layer.param.bias_param if self.kind == "Bias" else layer.param.scale_param
+        return param.axis == self.span[0] and (self.kind == "Bias" or param.bias_term <= self.affine.shifts)
+
+    def parameters(self) -> list[tuple[str, Any]]:
+        """The fields of its parameter message, as far as Caffe's defaults do not say it."""
+        if self.kind == "Power":
+            return [("scale", float(self.affine.a.flat[0])), ("shift", float(self.affine.b.flat[0]))]
+        if self.kind == "BN":
+            return [("bn_mode", Word("INFERENCE"))]
+        axis, count = self.span
+        fields: list[tuple[str, Any]] = [("axis", axis)] if axis != 1 else []
+        fields += [("num_axes", count)] if count != 1 else []
+        return fields + ([("bias_term", True)] if self.kind == "Scale" and self.affine.shifts else [])
+
+    def blobs(self) -> Iterator[NewBlob]:
+        """gamma, and beta where it shifts; beta alone of a Bias; in the dtype of the layer's old blobs."""
+        axis, count = self.span
+        dtype = self.layer.blobs[0].dtype if self.layer.blobs else np.dtype(np.float32)
+        a, b = self.affine.a, self.affine.b
+        arrays = {"Power": [], "Bias": [b], "BN": [a, b], "Scale": [a, b] if self.affine.shifts else [a]}
+        for array in arrays[self.kind]:
+            inner = array.reshape(array.shape[axis : axis + count])
+            yield NewBlob(self.shape, dtype, False, partial(spread, inner, self.shape, dtype))
+
+
+def spread(array: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    return np.broadcast_to(array, shape).astype(dtype)
+
+
+def host(layers: Sequence[Layer], residue: Affine, source: Value, target: Value, version: int) -> Host:
+    """The host among the layers of a chain: the last one that has the right type already, else the last one."""
+    powers = all(layer.type == "Power" for layer in layers) and not residue.axes
+    old = version < 2 and any(layer.type == "BN" for layer in layers)
+    kind = "Power" if powers else "BN" if old else "Scale" if residue.scales else "Bias"
+    layer = next((layer for layer in reversed(layers) if layer.type == kind), layers[-1])
+    return Host(layer, residue, source, target, kind)
