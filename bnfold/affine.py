@@ -142,7 +142,9 @@ def absorb_weight(weight: npt.NDArray[Any], layout: Layout, taken: Absorbed) -> 
     return result
 
 
-def absorb_bias(bias: Float64, weight: npt.NDArray[Any] | None, layout: Layout, gain: float, taken: Absorbed) -> Float64:
+def absorb_bias(
+    bias: Float64, weight: npt.NDArray[Any] | None, layout: Layout, gain: float, taken: Absorbed
+) -> Float64:
     """`post_a·(bias + gain·Σ W·pre_b) + post_b` in float64, one element an output channel.
 
     `bias` has one element an output channel; `gain` is what the operator multiplies its product by (Gemm's alpha);

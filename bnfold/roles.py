@@ -45,7 +45,7 @@ def weights(node: Node, slot: int) -> Tensor:
     tensor = node.constant(slot)
     if tensor is None:
         value = node.input(slot)
-        code, hint = (value.note if value is not None and value.note else ("dynamic", ""))
+        code, hint = value.note if value is not None and value.note else ("dynamic", "")
         raise refuse(code, f"the weights of {node.label} are not constant", node, hint)
     if not floats(tensor):
         raise refuse("dtype", f"{node.label} works on {tensor.dtype}", node)
@@ -199,7 +199,7 @@ def parameter(node: Node, slot: int, trailing: tuple[int, ...]) -> Float64:
     """One of the four parameters, shaped to broadcast: (1, C, 1, ...)."""
     value = node.input(slot)
     if value is None or value.tensor is None:
-        code, hint = (value.note if value is not None and value.note else ("dynamic", ""))
+        code, hint = value.note if value is not None and value.note else ("dynamic", "")
         raise refuse(code, f"a parameter of {node.name!r} is not constant", node, hint)
     return value.tensor.float64().reshape((1, *value.tensor.shape, *trailing))
 

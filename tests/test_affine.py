@@ -29,7 +29,7 @@ def normal(*shape: int) -> Any:
 
 
 def dense(weight: Any, layout: Layout) -> Any:
-    """The matrix (out, in) of a weight of one tap, its groups along the diagonal: from the definition of each operator."""
+    """The matrix (out, in) of a weight of one tap, its groups along the diagonal, element by element."""
     outs, ins = layout.channels(weight.shape)
     matrix = np.zeros((outs, ins))
     for out, in_ in product(range(outs), range(ins)):
@@ -37,7 +37,9 @@ def dense(weight: Any, layout: Layout) -> Any:
         if group != in_ // (ins // layout.groups):
             continue
         local_out, local_in = out - group * (outs // layout.groups), in_ - group * (ins // layout.groups)
-        index = {"conv": (out, local_in), "deconv": (in_, local_out), "rows": (out, in_), "columns": (in_, out)}[layout.kind]
+        index = {"conv": (out, local_in), "deconv": (in_, local_out), "rows": (out, in_), "columns": (in_, out)}[
+            layout.kind
+        ]
         matrix[out, in_] = weight[index].sum()
     return matrix
 
@@ -68,7 +70,14 @@ def test_weight_and_bias_absorb_what_stands_before_and_behind(layout: Layout, sh
 def test_one_number_stands_for_all_channels(layout: Layout, shape: tuple[int, ...]) -> None:
     weight, (outs, ins) = normal(*shape), layout.channels(shape)
     single = Absorbed(np.array([2.0]), np.array([3.0]), np.array([5.0]), np.array([7.0]))
-    spread = Absorbed(*(np.full(n, p[0]) for n, p in zip((ins, ins, outs, outs), (single.pre_a, single.pre_b, single.post_a, single.post_b), strict=True)))
+    spread = Absorbed(
+        *(
+            np.full(n, p[0])
+            for n, p in zip(
+                (ins, ins, outs, outs), (single.pre_a, single.pre_b, single.post_a, single.post_b), strict=True
+            )
+        )
+    )
     np.testing.assert_array_equal(absorb_weight(weight, layout, single), absorb_weight(weight, layout, spread))
     bias = normal(outs)
     np.testing.assert_allclose(
@@ -113,7 +122,13 @@ def test_composition_is_in_the_order_of_reading() -> None:
 
 def test_properties_tell_what_an_affine_does() -> None:
     nothing = identity(4)
-    assert (nothing.rank, nothing.scales, nothing.shifts, nothing.acts, nothing.axes) == (4, False, False, False, frozenset())
+    assert (nothing.rank, nothing.scales, nothing.shifts, nothing.acts, nothing.axes) == (
+        4,
+        False,
+        False,
+        False,
+        frozenset(),
+    )
     affine = Affine(np.ones((1, 3, 1)), np.zeros((1, 1, 2)))
     assert (affine.acts, affine.finite, affine.axes) == (False, True, {1, 2})
     assert not Affine(np.array([np.nan]), np.zeros(1)).finite

@@ -36,7 +36,7 @@ TRIALS = 6
 
 
 class Change(NamedTuple):
-    """y = a·x + b, both of the full shape of the value; NaN for elements that nobody reads, so that they may be anything."""
+    """y = a·x + b, both of the full shape of the value; NaN where nobody reads it, so that it may be anything."""
 
     a: Float64
     b: Float64
@@ -72,7 +72,9 @@ class Brute:
         return max(map(len, reached))
 
     def goes(self, chain: Chain) -> bool:
-        change = Change(*(np.broadcast_to(part, filled(chain.source.shape or ())) for part in (chain.affine.a, chain.affine.b)))
+        change = Change(
+            *(np.broadcast_to(part, filled(chain.source.shape or ())) for part in (chain.affine.a, chain.affine.b))
+        )
         source, target = self.source(chain.source), chain.target
         if change.nothing:
             return not (self.public(target) and (self.public(source) or source.producer is None))
@@ -116,7 +118,11 @@ class Brute:
         if node.op in LINEARS:
             return self.spans(node, lambda _, output: change.a * output + change.b)
         return any(
-            all(c.nothing or self.up(self.source(v), c) for v, c in zip(node.inputs, wanted, strict=True) if v is not None and c)
+            all(
+                c.nothing or self.up(self.source(v), c)
+                for v, c in zip(node.inputs, wanted, strict=True)
+                if v is not None and c
+            )
             for wanted in self.wanted(node, self.overall(node, value, change))
         )
 
@@ -129,7 +135,9 @@ class Brute:
             if len(slots) != 1 or self.stays(node):
                 return False
             if node.op in LINEARS:
-                if not self.spans(node, lambda inputs, _, node=node, slot=slots[0]: altered(node, inputs, slot, change)):
+                if not self.spans(
+                    node, lambda inputs, _, node=node, slot=slots[0]: altered(node, inputs, slot, change)
+                ):
                     return False
             elif not self.passes(node, slots[0], change):
                 return False

@@ -21,7 +21,9 @@ def waves(*shape: int) -> Float64:
 def up(build: Callable[[Net, Value], Value], a: Any = None, b: Any = None, kernel: int = 1, **how: Any) -> Net:
     """Conv, `build`, BatchNormalization."""
     net = Net()
-    x = build(net, net.op("Conv", net.input(2, 4, 4, 4), waves(4, 4 // how.get("group", 1), kernel, kernel), waves(4), **how))
+    x = build(
+        net, net.op("Conv", net.input(2, 4, 4, 4), waves(4, 4 // how.get("group", 1), kernel, kernel), waves(4), **how)
+    )
     channels = x.shape[1] if x.shape else 1
     net.output(net.bn(x, ramp(channels or 1) if a is None else a, waves(channels or 1) if b is None else b))
     return net
@@ -45,7 +47,9 @@ def matrices(**how: Any) -> Net:
     net = Net()
     x, along = net.op("Sigmoid", net.input(3, 3)), (3, 1) if "transA" in how and not how.pop("rows", 0) else (3,)
     x = net.op("Add", net.op("Mul", x, waves(*along)), ramp(*along))
-    net.output(net.bn(net.op("Gemm", x, waves(3, 3), *([waves(3)] if how.pop("c", 1) else []), **how), ramp(3), waves(3)))
+    net.output(
+        net.bn(net.op("Gemm", x, waves(3, 3), *([waves(3)] if how.pop("c", 1) else []), **how), ramp(3), waves(3))
+    )
     return net
 
 
@@ -84,7 +88,11 @@ def three_branches(op: str) -> Net:
 
 def beside(op: str) -> Net:
     """An affine of one of two branches, before a linear operator."""
-    return down(lambda net, x: conv(net, net.op(op, net.op("Tanh", net.input(2, 4, 4, 4)), x, **({"axis": 1} if op == "Concat" else {}))))
+    return down(
+        lambda net, x: conv(
+            net, net.op(op, net.op("Tanh", net.input(2, 4, 4, 4)), x, **({"axis": 1} if op == "Concat" else {}))
+        )
+    )
 
 
 def piece(index: int) -> Net:
@@ -174,7 +182,9 @@ def chain_of_two_filters() -> Net:
 
 
 def padded_by_node(mode: str) -> Net:
-    return up(lambda net, x: net.op("Pad", x, [0, 0, 1, 1, 0, 0, 1, 1], *([0.0] if mode == "constant" else []), mode=mode))
+    return up(
+        lambda net, x: net.op("Pad", x, [0, 0, 1, 1, 0, 0, 1, 1], *([0.0] if mode == "constant" else []), mode=mode)
+    )
 
 
 POOL = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
@@ -220,14 +230,18 @@ DIRECTED: dict[str, Callable[[], Net]] = {
     "transposed height": lambda: transposed(1),
     "height before transpose": lambda: before_transpose(3),
     "width before transpose": lambda: before_transpose(2),
-    "twice before": lambda: down(lambda net, x: conv(net, net.bn(net.op("MaxPool", x, **POOL), waves(4), ramp(4))), a=ramp(4)),
+    "twice before": lambda: down(
+        lambda net, x: conv(net, net.bn(net.op("MaxPool", x, **POOL), waves(4), ramp(4))), a=ramp(4)
+    ),
     "filling pad": lambda: up(lambda net, x: net.op("Pad", x, [0, 0, 1, 1, 0, 0, 1, 1], [1.5]), b=0.0),
     "cropping pad": lambda: up(lambda net, x: net.op("Pad", x, [0, 0, -1, 0, 0, 0, 0, -1], [1.5])),
     "zero pad": lambda: padded_by_node("constant"),
     "reflecting pad": lambda: padded_by_node("reflect"),
     "max pool": lambda: up(lambda net, x: net.op("MaxPool", x, **POOL)),
     "max pool mixed": lambda: up(lambda net, x: net.op("MaxPool", x, **POOL), a=waves(4)),
-    "max pool hollow": lambda: up(lambda net, x: net.op("MaxPool", x, kernel_shape=[1, 1], pads=[0, 0, 1, 1]), a=2.0, b=0.0),
+    "max pool hollow": lambda: up(
+        lambda net, x: net.op("MaxPool", x, kernel_shape=[1, 1], pads=[0, 0, 1, 1]), a=2.0, b=0.0
+    ),
     "average pool": lambda: up(lambda net, x: net.op("AveragePool", x, **POOL), a=waves(4)),
     "average pool counted": lambda: up(lambda net, x: net.op("AveragePool", x, **POOL, count_include_pad=1)),
     "relu": lambda: up(lambda net, x: net.op("Relu", x), b=0.0),
@@ -240,7 +254,9 @@ DIRECTED: dict[str, Callable[[], Net]] = {
     "product": lambda: up(lambda net, x: net.op("Mul", x, net.op("Sigmoid", net.input(2, 4, 1, 1)))),
     "product of two": lambda: up(lambda net, x: net.op("Mul", x, conv(net, net.input(2, 4, 4, 4))), b=0.0),
     "quotient of two": lambda: up(lambda net, x: net.op("Div", x, conv(net, net.input(2, 4, 4, 4))), b=0.0),
-    "quotient": lambda: up(lambda net, x: net.op("Div", net.op("Sigmoid", net.input(2, 4, 4, 4)), net.op("Sigmoid", x)), b=0.0),
+    "quotient": lambda: up(
+        lambda net, x: net.op("Div", net.op("Sigmoid", net.input(2, 4, 4, 4)), net.op("Sigmoid", x)), b=0.0
+    ),
     "chain": chains,
     "merge": cancelled,
     "width": lambda: vector(4),

@@ -147,7 +147,11 @@ def multipliers(m: Maker, *shape: int) -> Float64:
     kind, size = m.pick("positive", "positive", "mixed", "mixed", "dead", "one"), m.numbers.uniform(0.5, 2, shape)
     if kind == "one":
         return np.ones(shape)
-    sign = np.ones(shape) if kind == "positive" else m.numbers.choice([-1.0, 1.0] if kind == "mixed" else [0.0, 1.0], shape)
+    sign = (
+        np.ones(shape)
+        if kind == "positive"
+        else m.numbers.choice([-1.0, 1.0] if kind == "mixed" else [0.0, 1.0], shape)
+    )
     return size * sign
 
 
@@ -188,7 +192,9 @@ def arithmetic(m: Maker, x: Value) -> Value:
     array = shifts(m, *shape) if op in ("Add", "Sub") else multipliers(m, *shape)
     if op == "Div":
         array = np.where(array == 0, 1, array)
-    constant = m.net.constant(array) if op == "Div" else m.shared(array) if op in ("Add", "Sub") else m.net.constant(array)
+    constant = (
+        m.net.constant(array) if op == "Div" else m.shared(array) if op in ("Add", "Sub") else m.net.constant(array)
+    )
     inputs = (constant, x) if op != "Div" and m.pick(True, False) else (x, constant)
     return m.net.op(op, *inputs)  # type: ignore[no-any-return]
 

@@ -87,7 +87,9 @@ def reshape(m: Maker, x: Value) -> Value:
     if flat % 2 == 0:
         shapes.append([0, flat // 2, 2])
     shape = m.pick(*shapes)
-    return m.net.op("Reshape", x, shape if 0 in extents(x)[:1] else [-1 if e == 0 and -1 not in shape else e for e in shape])  # type: ignore[no-any-return]
+    return m.net.op(
+        "Reshape", x, shape if 0 in extents(x)[:1] else [-1 if e == 0 and -1 not in shape else e for e in shape]
+    )  # type: ignore[no-any-return]
 
 
 def shuffle(m: Maker, x: Value) -> Value:
@@ -107,7 +109,11 @@ def unsqueeze(m: Maker, x: Value) -> Value:
     if rank > 3:
         raise Impossible
     axis = m.pick(1, rank, -1)
-    return m.net.op("Unsqueeze", x, [axis]) if m.pick(0, 1) else m.net.op("Unsqueeze", x, axes=[axis % (rank + 1)], version=11)  # type: ignore[no-any-return]
+    return (
+        m.net.op("Unsqueeze", x, [axis])
+        if m.pick(0, 1)
+        else m.net.op("Unsqueeze", x, axes=[axis % (rank + 1)], version=11)
+    )  # type: ignore[no-any-return]
 
 
 def squeeze(m: Maker, x: Value) -> Value:
@@ -158,7 +164,7 @@ def pad(m: Maker, x: Value) -> Value:
 
 
 def resize(m: Maker, x: Value) -> Value:
-    channels, space = image(m, x, 4)
+    space = image(m, x, 4)[1]
     if max(space) > 8:
         raise Impossible
     scales = [1.0, m.pick(1.0, 1.0, 1.0, 2.0), *[m.pick(1.0, 2.0, 3.0) for _ in space]]
@@ -189,7 +195,11 @@ def join(m: Maker, x: Value) -> Value:
 def concat(m: Maker, x: Value) -> Value:
     y, axis = m.partner(x), m.pick(1, 1, -1, len(extents(x)) - 1)
     inputs = [y, x, m.partner(x)] if m.pick(0, 0, 1) else m.pick([x, y], [y, x])
-    others = {(*shape[:axis], *shape[axis:][1:]) for shape in map(extents, inputs)} if axis > 0 else {extents(v)[:-1] for v in inputs}
+    others = (
+        {(*shape[:axis], *shape[axis:][1:]) for shape in map(extents, inputs)}
+        if axis > 0
+        else {extents(v)[:-1] for v in inputs}
+    )
     if len(others) > 1:
         raise Impossible
     return m.net.op("Concat", *inputs, axis=axis)  # type: ignore[no-any-return]

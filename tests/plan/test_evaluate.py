@@ -51,7 +51,9 @@ def test_every_operator_agrees_with_onnxruntime() -> None:
         net = random_net(Random(seed))
         env = evaluate(net.graph, feeds(net))
         for node in net.graph.nodes:
-            if seen.get(node.op, 0) >= 8 or (node.op == "BatchNormalization" and (node.version < 9 or node.version == 14)):
+            if seen.get(node.op, 0) >= 8 or (
+                node.op == "BatchNormalization" and (node.version < 9 or node.version == 14)
+            ):
                 continue
             content, given = model(net.graph, node, env)
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -81,5 +83,3 @@ def test_a_batch_normalization_per_element_takes_parameters_of_the_shape_of_an_e
     y = net.op("BatchNormalization", x, *parameters, version=7, spatial=0, epsilon=0.0)
     given = np.ones((2, 2, 2))
     assert evaluate(net.graph, {x: given})[y][0].tolist() == [[0.0, 1.0], [0.0, -3.0]]
-
-

@@ -59,7 +59,9 @@ def swap(place: Any, name: str, make: Callable[[Any], Any]) -> Callable[[Patch],
     return lambda patch: patch.setattr(place, name, make(getattr(place, name)))
 
 
-def moved(op: str, up: Callable[..., Any] | None = None, down: Callable[..., Any] | None = None) -> Callable[[Patch], None]:
+def moved(
+    op: str, up: Callable[..., Any] | None = None, down: Callable[..., Any] | None = None
+) -> Callable[[Patch], None]:
     """Post-process what a rule makes of an array: up(node, index, results, neutral), down the same."""
     old = RULES[op]
 
@@ -134,12 +136,40 @@ def joined(chain: Any, later: Affine) -> bool:
     return chain.affine.then(later).finite
 
 
+def by_size(right: Any) -> Any:
+    """A vector of as many elements as there are channels is one a channel, wherever it is aligned."""
+
+    def mutant(node: Any, slot: int) -> Any:
+        array, shape = right(node, slot), node.inputs[1 - slot].shape
+        return array.reshape(1, -1, *(1,) * (len(shape) - 2)) if len(shape) > 1 and array.size == shape[1] else array
+
+    return mutant
+
+
+def undivided(right: Any) -> Any:
+    return lambda whole: [(way, moves, Affine(stays.a, whole.b * stays.shifts)) for way, moves, stays in right(whole)]
+
+
+def other_side(right: Any) -> Any:
+    return lambda self, chain, array, kind, behind: right(self, chain, array, kind, not behind)
+
+
+def shift_scaled(right: Any) -> Any:
+    return lambda old, vector, kind: right(old, vector * old.post_a if kind == ask.SHIFT else vector, kind)
+
+
+def shift_unscaled(right: Any) -> Any:
+    return lambda old, vector, kind: replace(
+        right(old, vector, kind), pre_b=old.pre_b + (vector if kind == ask.SHIFT else 0)
+    )
+
+
 MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "bias not scaled": absorbed(bias=True, post_a=lambda t: ones(t.post_a)),
     "weight not scaled": absorbed(post_a=lambda t: ones(t.post_a)),
     "shift not added": absorbed(bias=True, post_b=lambda t: 0 * t.post_b),
     "shift before not added": absorbed(bias=True, pre_b=lambda t: 0 * t.pre_b),
-    "shift before added as it is": absorbed(bias=True, pre_b=lambda t: 0 * t.pre_b, post_b=lambda t: t.post_b + t.pre_b.mean()),
+    "shift before not weighted": absorbed(True, pre_b=lambda t: 0 * t.pre_b, post_b=lambda t: t.post_b + t.pre_b.sum()),
     "eps outside the root": statistics(lambda g, b, m, v, eps: (a := g / (np.sqrt(v) + eps), b - a * m)),
     "eps ignored": statistics(lambda g, b, m, v, eps: affine.batch_norm(g, b, m, v, 0.0)),
     "eps a constant": statistics(lambda g, b, m, v, eps: affine.batch_norm(g, b, m, v, 1e-5)),
@@ -176,43 +206,25 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "sign of Sub forgotten": rule("Sub", up=carry.spread, down=carry.spread_down),
     "multiplier into the divisor": rule("Div", up=carry.spread, fan_multiplier="each"),
     "slices of Concat swapped": moved("Concat", up=lambda node, _, results, __: results[::-1]),
-    "start in Concat forgotten": moved("Concat", down=lambda node, slot, results, neutral: [np.roll(r, slot, 1) for r in results]),
+    "start in Concat forgotten": moved("Concat", down=lambda _, slot, results, __: [np.roll(results[0], slot, 1)]),
     "rest of Concat forgotten": swap(rearrange, "placed", lambda right: lambda array, *rest: array),
     "offset of a piece": swap(rearrange, "split_part", lambda right: lambda node, axis, index: right(node, axis, 0)),
     "order of a Gather ignored": moved("Gather", up=lambda node, _, results, __: [results[0][:, ::-1]]),
     "Reshape keeps the channels": rule("Reshape", up=carry.same, down=carry.same_down),
     "Transpose not inverted": rule("Transpose", up=rearrange.transposed_down),
-    "Transpose inverted down": rule("Transpose", down=lambda *args: rearrange.transposed(*args)),
+    "Transpose inverted down": rule("Transpose", down=rearrange.transposed),
     "Resize of channels": rule("Resize", up=carry.same, down=carry.same_down),
     "axes of pooling ignored": swap(carry, "flat", lambda right: lambda *args: None),
-    "broadcasting by size": swap(roles, "operand", lambda right: lambda node, slot: by_size(right(node, slot), node, slot)),
+    "broadcasting by size": swap(roles, "operand", by_size),
     "other readers ignored": swap(ask.View, "readers", lambda right: lambda self, value: right(self, value)[:1]),
     "outputs ignored": swap(ask.View, "public", lambda right: lambda self, value: ""),
     "chain joined across a second reader": swap(plan, "joins", lambda right: joined),
     "order of composition": swap(Affine, "then", lambda right: lambda self, later: right(later, self)),
-    "merged on the wrong side": swap(ask.Asking, "take_chain", lambda right: other_side(right)),
-    "b left instead of b/a": swap(plan, "parts", lambda right: lambda whole: [(w, m, Affine(r.a, whole.b * r.shifts)) for w, m, r in right(whole)]),
-    "shift moved before the multiplier": swap(ask, "behind_weights", lambda right: shift_scaled(right)),
-    "multiplier before forgets the shift": swap(ask, "before_weights", lambda right: shift_unscaled(right)),
+    "merged on the wrong side": swap(ask.Asking, "take_chain", other_side),
+    "b left instead of b/a": swap(plan, "parts", undivided),
+    "shift moved before the multiplier": swap(ask, "behind_weights", shift_scaled),
+    "multiplier before forgets the shift": swap(ask, "before_weights", shift_unscaled),
 }  # fmt: skip
-
-
-def by_size(array: Any, node: Any, slot: int) -> Any:
-    """A vector of as many elements as there are channels is one a channel, wherever it is aligned."""
-    shape = node.inputs[1 - slot].shape
-    return array.reshape(1, -1, *(1,) * (len(shape) - 2)) if len(shape) > 1 and array.size == shape[1] else array
-
-
-def other_side(right: Any) -> Any:
-    return lambda self, chain, array, kind, behind: right(self, chain, array, kind, not behind)
-
-
-def shift_scaled(right: Any) -> Any:
-    return lambda old, vector, kind: right(old, vector * old.post_a if kind == ask.SHIFT else vector, kind)
-
-
-def shift_unscaled(right: Any) -> Any:
-    return lambda old, vector, kind: replace(right(old, vector, kind), pre_b=old.pre_b + (vector if kind == ask.SHIFT else 0))
 
 
 @cache
@@ -229,4 +241,6 @@ def test_a_broken_rule_is_caught(name: str) -> None:
 
 
 def test_impossible_nets_are_not_counted_as_caught() -> None:
-    assert not issubclass(Impossible, ArithmeticError | AssertionError | AttributeError | LookupError | TypeError | ValueError)
+    assert not issubclass(
+        Impossible, ArithmeticError | AssertionError | AttributeError | LookupError | TypeError | ValueError
+    )

@@ -69,7 +69,9 @@ def test_weights_that_are_computed_or_overridable_say_so() -> None:
     reason = only(net).reasons[0]
     assert (reason.code, reason.hint) == ("overridable", "use --freeze")
     net = Net()
-    net.output(net.bn(net.op("Conv", net.input(1, 2, 3, 3), net.op("Sigmoid", net.input(2, 2, 1, 1))), ramp(2), ramp(2)))
+    net.output(
+        net.bn(net.op("Conv", net.input(1, 2, 3, 3), net.op("Sigmoid", net.input(2, 2, 1, 1))), ramp(2), ramp(2))
+    )
     assert only(net).reasons[0].code == "dynamic"
 
 

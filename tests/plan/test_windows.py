@@ -35,7 +35,14 @@ def test_automatic_padding_is_counted(auto: str) -> None:
     for size, kernel, stride, dilation in product((1, 3, 4), (1, 2, 3), (1, 2, 4), (1, 2)):
         net = Net()
         try:
-            net.op("Conv", net.input(1, 1, size), np.ones((1, 1, kernel)), strides=[stride], dilations=[dilation], auto_pad=auto)
+            net.op(
+                "Conv",
+                net.input(1, 1, size),
+                np.ones((1, 1, kernel)),
+                strides=[stride],
+                dilations=[dilation],
+                auto_pad=auto,
+            )
         except Impossible:
             continue
         (node,) = net.graph.nodes

@@ -32,10 +32,14 @@ def geometry(node: Node, space: Sequence[int], kernel: Sequence[int]) -> tuple[l
     return strides, dilations, pads
 
 
-def taps(x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], count: Sequence[int]) -> Iterator[Any]:
+def taps(
+    x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], count: Sequence[int]
+) -> Iterator[Any]:
     """For each tap of the kernel its index, and what it reads of the padded input at each of `count` windows."""
     for tap in product(*map(range, kernel)):
-        window = [slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilations, count, strides, strict=True)]
+        window = [
+            slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilations, count, strides, strict=True)
+        ]
         yield tap, x[(..., *window)]
 
 
@@ -67,7 +71,10 @@ def conv_transpose(node: Node, x: Any, w: Any, b: Any = None) -> Array:
     groups, kernel, space = node.attribute("group", 1), w.shape[2:], x.shape[2:]
     strides, dilations, pads = geometry(node, space, kernel)
     extra = node.attribute("output_padding", [0] * len(space))
-    full = [s * (n - 1) + d * (k - 1) + 1 + e for n, k, s, d, e in zip(space, kernel, strides, dilations, extra, strict=True)]
+    full = [
+        s * (n - 1) + d * (k - 1) + 1 + e
+        for n, k, s, d, e in zip(space, kernel, strides, dilations, extra, strict=True)
+    ]
     y = np.zeros((x.shape[0], groups * w.shape[1], *full))
     for tap, target in taps(y, kernel, strides, dilations, space):
         patch = x.reshape(x.shape[0], groups, -1, *space)
