@@ -121,12 +121,10 @@ class NetEdit:
                     texts.remove(name)
 
     def agreements(self, layer: Layer, name: str) -> Iterator[bool]:
-        """For every other layer that stays and shares this blob: whether it absorbs the very same."""
-        own = self.taken.get(layer)
+        """For every other layer that stays and shares this blob: whether a fold makes the very same of it."""
         for other in self.sharers[name]:
             if other is not layer and other not in self.removed:
-                theirs = self.taken.get(other)
-                yield other not in self.hosts and same(own and own[1], theirs and theirs[1])
+                yield other not in self.hosts and same(self.taken.get(layer), self.taken.get(other))
 
     # -------------------------------------------------------------------------------------------------- the weights
 
@@ -215,11 +213,17 @@ def bias_entry(block: Message) -> Entry | None:
 # ------------------------------------------------------------------------------------------------------- folded weights
 
 
-def same(one: Absorbed | None, other: Absorbed | None) -> bool:
-    """Whether two layers absorb the same; both nothing is the same."""
+def same(one: tuple[Node, Absorbed] | None, other: tuple[Node, Absorbed] | None) -> bool:
+    """Whether two layers absorb the same along the same axes; both nothing is the same.
+
+    A shift of the input reaches the bias through the filter, so that has to be one, too.
+    """
     if one is None or other is None:
         return one is other
-    return all(np.array_equal(a, b) for a, b in zip(one.parts, other.parts, strict=True))
+    roles = [role for node, _ in (one, other) if isinstance(role := linear(node), Linear)]
+    filters = {role.weight.key for role in roles} if one[1].pre_b.any() else set()
+    parts = zip(one[1].parts, other[1].parts, strict=True)
+    return roles[0].layout == roles[1].layout and len(filters) < 2 and all(np.array_equal(a, b) for a, b in parts)
 
 
 def copied(blob: AnyBlob) -> NewBlob:
