@@ -133,10 +133,10 @@ class Builder:
         have = len(self.layer.blobs)
         if not have and count:
             raise self.fail(
-                "the layer has no weights", f"a {self.layer.type} needs them; is this the caffemodel of this net?"
+                "the layer has no weights", f"type {self.layer.type} needs them; is this the caffemodel of this net?"
             )
         if have != count:
-            raise self.fail(f"the layer has {have} blobs where a {self.layer.type} with its parameters has {count}")
+            raise self.fail(f"the layer has {have} blobs where type {self.layer.type} with its parameters has {count}")
 
     def blob(self, index: int, fits: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None) -> Value:
         """The stored blob as a constant of `shape`, by default `fits`: what Caffe's parameter of that shape accepts."""
@@ -167,7 +167,7 @@ class Builder:
     def extent(self, value: Value, axis: int) -> int:
         shape = self.dims(value)
         if axis >= len(shape):
-            raise self.fail(f"a {self.layer.type} needs axis {axis} and blob {value.name} has shape {shape}")
+            raise self.fail(f"type {self.layer.type} needs axis {axis} and blob {value.name} has shape {shape}")
         extent = shape[axis]
         if extent is None:
             raise Unknown(f"the extent of axis {axis} of blob {value.name} is not fixed")
@@ -188,7 +188,7 @@ class Builder:
         """The shape of a value that Caffe takes as num, channels, height, width only."""
         shape = self.dims(value)
         if len(shape) != 4:
-            raise self.fail(f"a {self.layer.type} needs 4 axes and its bottom {value.name} has shape {shape}")
+            raise self.fail(f"type {self.layer.type} needs 4 axes and its bottom {value.name} has shape {shape}")
         return shape
 
     def reshape(self, value: Value, shape: Sequence[int | None]) -> Value:
@@ -200,11 +200,15 @@ class Builder:
         return self.node("Reshape", value, [-1 if extent is None else extent for extent in shape])
 
     def same_shapes(self) -> None:
-        """Raises InputError when two bottoms are known to differ in shape."""
+        """Raises InputError when two bottoms are known to differ in shape, Unknown when one alone has an open batch."""
         first = self.x.shape
         for other in self.bottoms[1:]:
-            if first is not None and other.shape is not None and not _may_equal(first, other.shape):
+            if first is None or other.shape is None:
+                continue
+            if not _may_equal(first, other.shape):
                 raise self.fail(f"bottoms {self.x.name} {first} and {other.name} {other.shape} must have one shape")
+            if first and None in (first[0], other.shape[0]) and max(first[0] or 0, other.shape[0] or 0) > 1:
+                raise Unknown(f"the batch of {self.x.name} {first} and of {other.name} {other.shape} must be one")
 
 
 def _may_equal(a: Shape, b: Shape) -> bool:

@@ -69,7 +69,7 @@ class Row:
         ):
             if not low <= have <= high:
                 most = "or more" if high == MANY else f"to {high}" if high > low else ""
-                raise b.fail(f"the layer has {have} {name}; a {b.layer.type} takes {low} {most}".rstrip())
+                raise b.fail(f"the layer has {have} {name}; type {b.layer.type} takes {low} {most}".rstrip())
 
 
 ONE, TWO, ONE_OR_TWO, SOME, SEVERAL, ANY = (1, 1), (2, 2), (1, 2), (1, MANY), (2, MANY), (0, MANY)

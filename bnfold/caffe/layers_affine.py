@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..graph import Shape, Value
-from .builder import Builder
+from .builder import Builder, Unknown
 
 
 def scale(b: Builder) -> list[Value]:
@@ -64,7 +64,9 @@ def _blob(b: Builder, index: int, axis: int, shape: Shape) -> Value:
     """The stored blob, which fits `shape`, with extents 1 behind so that it broadcasts against the first bottom."""
     stored = b.layer.blobs[index].shape
     wanted = tuple(have if e is None else e for e, have in zip(shape, (1,) * len(shape) + stored, strict=False))
-    if None in shape:  # an open batch can only be covered by a blob of its own extent
+    if axis == 0 and shape[:1] == (None,):
+        raise Unknown("a blob covers the batch, whose extent is not fixed")
+    if None in shape:
         wanted = stored[-len(shape) :]
     rank = len(shape) + axis if b.x.shape is None else len(b.x.shape)
     behind = (1,) * (rank - axis - len(shape)) if shape else ()

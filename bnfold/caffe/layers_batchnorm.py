@@ -98,7 +98,7 @@ def _order(b: Builder, orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     possible = [order for order in orders if _allows(order, sizes)]
     if not possible:
         counts = " or ".join(sorted({str(len(order)) for order in orders}))
-        raise b.fail(f"the layer has blobs of {sizes} elements; a {b.layer.type} has {counts}, alike but for a scalar")
+        raise b.fail(f"the layer has blobs of {sizes} elements; type {b.layer.type} has {counts}, with one scalar")
     if len(possible) > 1:
         readings = " or as ".join(", ".join(order) for order in possible)
         raise AmbiguousError(
@@ -136,7 +136,7 @@ def _allows(order: tuple[str, ...], sizes: Sequence[int]) -> bool:
 def _normalize(b: Builder, recipe: Recipe) -> list[Value]:
     shape = b.x.shape
     if shape is not None and len(shape) < 2:
-        raise b.fail(f"a {b.layer.type} needs a channel axis and blob {b.x.name} has shape {shape}")
+        raise b.fail(f"type {b.layer.type} needs a channel axis and blob {b.x.name} has shape {shape}")
     stored = {role: blob for role, blob in zip(recipe.order, b.layer.blobs, strict=True) if role != "unused"}
     sizes = {math.prod(blob.shape) for role, blob in stored.items() if role != "factor"}
     channels = max(sizes)

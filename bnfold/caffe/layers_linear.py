@@ -9,7 +9,6 @@ from typing import NamedTuple
 from ..graph import Value
 from .builder import INT64, Builder, Unknown, product
 
-
 MOST_TAPS = 4096
 
 
@@ -82,7 +81,7 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
         b.dims(b.x)
     rank = (len(b.layer.blobs[0].shape) if b.x.shape is None else len(b.x.shape) - axis + 1) - 2
     if rank < 1:
-        raise b.fail(f"a {b.layer.type} along axis {axis} needs spatial axes, and {b.x.name} has shape {b.x.shape}")
+        raise b.fail(f"type {b.layer.type} along axis {axis} needs spatial axes, and {b.x.name} has shape {b.x.shape}")
     taps = window(b, rank)
     weight, bias = _parameters(b, axis, groups, taps, transposed)
     attributes = {**taps.attributes(), "group": groups}

@@ -12,22 +12,20 @@ import numpy as np
 from ..graph import Value
 from .builder import Builder, Unknown, product
 
-
 MOST_STEPS = 4096
 """Every step becomes a dozen nodes."""
 
 
 class _Steps:
-    """What both recurrences share: transformed inputs and flags, step by step, and the first hidden states."""
+    """What both share: transformed inputs and flags, step by step, and the first hidden states."""
 
     def __init__(self, b: Builder, states: int, blobs: int, gates: int) -> None:
         p = b.param.recurrent_param
         hidden = states if p.expose_hidden else 0
         self.static = len(b.bottoms) - 2 - hidden
         if self.static not in (0, 1) or len(b.layer.tops) != 1 + hidden or not p.num_output:
-            raise b.fail(
-                f"a {b.layer.type} of {p.num_output} outputs has {len(b.bottoms)} bottoms and {len(b.layer.tops)} tops"
-            )
+            ends = f"{len(b.bottoms)} bottoms and {len(b.layer.tops)} tops"
+            raise b.fail(f"type {b.layer.type} of {p.num_output} outputs has {ends}")
         b.want_blobs(blobs + self.static)
         self.b, self.size, self.exposed = b, p.num_output, bool(hidden)
         self.count, self.batch = b.known(b.x)[:2]

@@ -107,7 +107,7 @@ class _Lowering:
     def _clobbered(self, value: Value, what: str, where: str) -> InputError:
         writer = self.overwritten[value]
         return InputError(
-            f"{what}, but layer {writer.name}, in place on blob {writer.tops[0]!r}, has overwritten their common memory",
+            f"{what}, but layer {writer.name}, in place on blob {writer.tops[0]!r}, overwrites their common memory",
             where=where,
             hint=f"give layer {writer.name} a top of its own",
         )
@@ -187,7 +187,7 @@ class _Lowering:
             )
         if row is not None and not row.in_place(layer):
             raise InputError(
-                f"a {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it",
+                f"type {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it",
                 where=layer.where,
                 hint="give the top a name of its own",
             )
@@ -238,7 +238,7 @@ def _separate(builder: Builder, tops: list[Value]) -> list[Value]:
         result.append(value if own else builder.node("Identity", value))
     have = len(builder.layer.tops)
     if len(result) != have:
-        raise builder.fail(f"the layer has {have} tops where a {builder.layer.type} makes {len(result)}")
+        raise builder.fail(f"the layer has {have} tops where type {builder.layer.type} makes {len(result)}")
     return result
 
 

@@ -114,7 +114,7 @@ def test_a_training_net_takes_its_input_shape_from_the_user(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ('layer { name: "z" type: "Python" bottom: "prob" top: "z" }', "layer z: a Python cannot be exported"),
+        ('layer { name: "z" type: "Python" bottom: "prob" top: "z" }', "layer z: type Python cannot be exported"),
         ('layer { name: "z" type: "ReLU" bottom: "data" top: "data" }', "reads"),
     ],
 )
@@ -146,3 +146,21 @@ def test_golden_cases(shared: Path) -> None:
         for name, array in wanted.items():
             assert found[name].shape == array.shape, case.name
             assert np.abs(found[name] - array).max() <= 1e-5 * np.abs(array).max(), case.name
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        'type: "Scale" scale_param { axis: 0 num_axes: 2 }',
+        'type: "Concat" bottom: "two" concat_param { axis: 0 }',
+    ],
+)
+def test_an_open_batch_that_a_constant_fixes_is_refused(layer: str, tmp_path: Path) -> None:
+    text = f"""input: "x" input_shape {{ dim: 2 dim: 3 }}
+        layer {{ name: "two" type: "DummyData" top: "two" dummy_data_param {{ shape {{ dim: 2 dim: 3 }} }} }}
+        layer {{ name: "l" bottom: "x" top: "y" {layer} }}
+        layer {{ name: "sum" type: "Eltwise" bottom: "two" bottom: "y" top: "z" }}"""
+    files = save(tmp_path, text, {"l": [noise("g", 2, 3)]} if "Scale" in layer else {"none": [np.zeros(1)]})
+    with pytest.raises(InputError) as caught:
+        model(*files, dynamic_batch=True)
+    assert "layer " in caught.value.where

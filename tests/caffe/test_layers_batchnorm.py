@@ -56,7 +56,9 @@ FORMS: dict[str, tuple[str, str, list[Array], Array]] = {
     ),
     "NVIDIA 0.15": ("BatchNorm", f"{BN} {{ eps: 1e-9 }}", [*PLAIN, ONE], normal(MEAN, VARIANCE, 1e-5)),
     "NVIDIA 0.15 without scalar": ("BatchNorm", "", PLAIN, normal(MEAN, VARIANCE, 1e-5)),
-    "happynear, no mean": ("BatchNorm", f"{BN} {{ disable_mean: true }}", BVLC, normal(ZERO, VARIANCE, 1e-5, UNIT, ZERO)),
+    "happynear, no mean": (
+        "BatchNorm", f"{BN} {{ disable_mean: true }}", BVLC, normal(ZERO, VARIANCE, 1e-5, UNIT, ZERO),
+    ),
     "happynear, no variance": (
         "BatchNorm", f"{BN} {{ disable_variance: true }}", BVLC, normal(MEAN, UNIT, 0, UNIT, ZERO),
     ),

@@ -112,7 +112,7 @@ def test_an_image_of_unknown_size_is_pooled_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("pad", "counted", "operators"), [(0, 0, ["AveragePool"]), (1, 1, ["AveragePool"])])
-def test_an_average_says_whether_it_counts_padding(pad: int, counted: int, operators: list[str], tmp_path: Path) -> None:
+def test_an_average_says_what_it_counts(pad: int, counted: int, operators: list[str], tmp_path: Path) -> None:
     text = f"""input: "x" input_shape {{ dim: 1 dim: 1 dim: 8 dim: 8 }}
         layer {{ name: "l" type: "Pooling" bottom: "x" top: "y"
                  pooling_param {{ pool: AVE kernel_size: 3 stride: 1 pad: {pad} }} }}"""
