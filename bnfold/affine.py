@@ -125,6 +125,10 @@ class Absorbed:
     post_a: Float64
     post_b: Float64
 
+    @property
+    def parts(self) -> tuple[Float64, Float64, Float64, Float64]:
+        return self.pre_a, self.pre_b, self.post_a, self.post_b
+
 
 NOTHING = Absorbed(np.ones(1), np.zeros(1), np.ones(1), np.zeros(1))
 
