@@ -401,3 +401,32 @@ def test_a_shaken_model_moves_by_units_of_the_last_place_only(net: Net) -> None:
         one, other = numpy_helper.to_array(before), numpy_helper.to_array(after)
         assert np.allclose(one, other, rtol=1e-6, atol=0)
         assert np.array_equal(one, other) == (before.name == "scales")
+
+
+def squared_and_enlarged(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With `large`, made of `y0` by constants that Constant nodes give."""
+    for name, value in {"two": 2, "roi": [], "scales": [1, 1, 2, 2]}.items():
+        tensor = numpy_helper.from_array(np.array(value, np.float32))
+        constant = helper.make_node("Constant", [], [name], value=tensor)
+        model.graph.node.insert(0, constant)
+    model.graph.node.append(helper.make_node("Pow", ["y0", "two"], ["square"]))
+    model.graph.node.append(helper.make_node("Resize", ["square", "roi", "scales"], ["large"], mode="nearest"))
+    return model
+
+
+def test_constants_that_choose_are_not_shaken(net: Net) -> None:
+    data = squared_and_enlarged(net.original()).SerializeToString()
+    before, after = (onnx.load_model_from_string(m) for m in (data, bytes(shaken(data, survey(data), 0))))
+    assert before.graph.node == after.graph.node
+    assert before.graph.initializer != after.graph.initializer
+
+
+def test_a_perturbation_that_does_more_than_round_excuses_nothing(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If NaNs, other extents or a refusal to run were taken for the original's own movement, every fault would pass."""
+    monkeypatch.setattr("bnfold.verify.survey.SHAPING", set())
+    original = squared_and_enlarged(net.original())
+    right, faulty = (squared_and_enlarged(net.folded(how)) for how in ({}, {0: beta_forgotten}))
+    assert wrong(judged(original, faulty, ["large"], tmp_path)) == [-1, 0]
+    assert not wrong(judged(original, right, ["large"], tmp_path))

@@ -90,12 +90,21 @@ class Trial:
         """
         noises = {n: [np.zeros(1) for _ in self.draws] for n in numbers}
         for seed in range(PERTURBATIONS if numbers else 0):
-            moved = self.original.perturbed(self.make, seed)
-            feeds = [jittered(given, seed) for given in self.draws]
-            for n, found in self._differences(numbers, moved, ORIGINAL, feeds).items():
+            for n, found in self._movement(numbers, seed).items():
                 by = [f.by.max(keepdims=True) if self.original.survey.quantised else f.by for f in found]
                 noises[n] = [np.maximum(old, new) for old, new in zip(noises[n], by, strict=True)]
             yield noises
+
+    def _movement(self, numbers: Sequence[int], seed: int) -> dict[int, list[Difference]]:
+        """Of one perturbation; nothing where it does more than round: stops the net, changes an extent, makes a NaN."""
+        feeds = [jittered(given, seed) for given in self.draws]
+        try:
+            moved = self.original.perturbed(self.make, seed)
+            found = self._differences(numbers, moved, ORIGINAL, feeds)
+        except Exception:  # engines raise their own classes, which have nothing in common
+            return {}
+        bounded = all(np.isfinite(f.by).all() for differences in found.values() for f in differences)
+        return found if bounded else {}
 
     def _differences(
         self, numbers: Sequence[int], other: Engine, side: int, feeds: Sequence[Feeds]

@@ -15,15 +15,18 @@ from .. import wire
 
 GRAPH = 7  # of ModelProto
 NODE, INITIALIZER = 1, 5  # of GraphProto
-INPUT, OP_TYPE, ATTRIBUTE = 1, 4, 5  # of NodeProto
+INPUT, OUTPUT, OP_TYPE, ATTRIBUTE = 1, 2, 4, 5  # of NodeProto
 TENSOR, BODY = 5, 6  # of AttributeProto
 DATA_TYPE, FLOATS, NAME, RAW, DOUBLES = 2, 4, 8, 9, 10  # of TensorProto
 
 FORMATS = {1: (4, 23), 10: (2, 10), 11: (8, 52), 16: (2, 7)}
 """Bytes and stored bits of the fraction, by TensorProto.DataType: float, float16, double, bfloat16."""
 QUANTISERS = {b"QuantizeLinear", b"DynamicQuantizeLinear"}
-SHAPING = {b"Range", b"Resize", b"Upsample", b"TopK", b"OneHot", b"NonMaxSuppression"}
-"""Operators that turn the value of a constant into an extent or a choice: it is never shaken."""
+SHAPING = {b"Range", b"Resize", b"Upsample", b"TopK", b"OneHot", b"NonMaxSuppression", b"Pow"}
+"""Operators that turn the value of a constant into an extent or a choice: it is never shaken.
+
+The exponent 2 of a Pow is one: but for whole numbers a power of a negative number is NaN.
+"""
 STEPS = 4
 """The farthest that a number is shaken, in units of its last place."""
 
@@ -70,10 +73,12 @@ def _graph(result: Survey, fixed: set[bytes], data: wire.Buffer, graph: wire.Fie
 
 
 def _node(result: Survey, fixed: set[bytes], data: wire.Buffer, node: wire.Field) -> None:
-    inputs = []
+    inputs, output = [], b""
     for part in wire.fields(data, node.body, node.end):
         if part.number == INPUT:
             inputs.append(part)
+        elif part.number == OUTPUT:
+            output = bytes(data[part.body : part.end])
         elif part.number == OP_TYPE:
             kind = bytes(data[part.body : part.end])
             result.quantised |= kind in QUANTISERS
@@ -84,15 +89,17 @@ def _node(result: Survey, fixed: set[bytes], data: wire.Buffer, node: wire.Field
                 if inner.number == BODY:
                     _graph(result, fixed, data, inner)
                 elif inner.number == TENSOR:
-                    _tensor(result, data, inner)
+                    _tensor(result, data, inner, output)
 
 
-def _tensor(result: Survey, data: wire.Buffer, tensor: wire.Field) -> None:
+def _tensor(result: Survey, data: wire.Buffer, tensor: wire.Field, name: bytes | None = None) -> None:
+    """Enter the numbers of a tensor under its own name, or the `name` of the node's output that gives it."""
     parts = {part.number: part for part in wire.fields(data, tensor.body, tensor.end)}
     size, fraction = FORMATS.get(parts[DATA_TYPE].value if DATA_TYPE in parts else 0, (0, 0))
     content = parts.get(RAW) or parts.get(FLOATS) or parts.get(DOUBLES)
     if size and content is not None and content.wire == wire.BYTES:
-        name = bytes(data[parts[NAME].body : parts[NAME].end]) if NAME in parts else b""
+        if name is None:
+            name = bytes(data[parts[NAME].body : parts[NAME].end]) if NAME in parts else b""
         result.numbers.append(Numbers(name, content.body, content.end, size, fraction))
 
 
