@@ -83,7 +83,8 @@ class Asking:
     taken: dict[Node, Absorbed] = field(default_factory=dict)
     chains: dict[Chain, Affine] = field(default_factory=dict)
     through: list[Node] = field(default_factory=list)
-    into: list[Node] = field(default_factory=list)
+    above: list[Node] = field(default_factory=list)
+    below: list[Node] = field(default_factory=list)
 
     def up(self, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
         """Have `value` multiplied or shifted by `array` where it is made. Raises Refused."""
@@ -128,7 +129,7 @@ class Asking:
             self.up(source, part, kind, depth + 1)
 
     def first_of(self, asked: list[tuple[Value, Float64 | Refusal]], kind: float, depth: int) -> None:
-        """Ask the inputs one by one until one takes it."""
+        """Ask the inputs one by one until one takes it; what a refusal left behind, all of it above, is undone."""
         refusals = []
         for source, part in asked:
             before = self.snapshot()
@@ -198,7 +199,7 @@ class Asking:
             raise Refused(linear.edge)
         self.check(node, linear, new)
         self.taken[node] = new
-        self.into.append(node)
+        (self.above if behind else self.below).append(node)
         return True
 
     def check(self, node: Node, linear: Linear, taken: Absorbed) -> None:
@@ -231,16 +232,16 @@ class Asking:
         if new.axes not in (old.axes, step.axes) or not new.finite:
             raise refuse("axis", f"{chain.nodes[0].name!r} varies along another axis", chain.nodes[0])
         self.chains[chain] = new
-        self.into.append(chain.nodes[0])
+        (self.above if behind else self.below).append(chain.nodes[0])
         return True
 
     def snapshot(self) -> tuple[dict[Node, Absorbed], dict[Chain, Affine], int, int]:
-        return dict(self.taken), dict(self.chains), len(self.through), len(self.into)
+        return dict(self.taken), dict(self.chains), len(self.through), len(self.above)
 
     def restore(self, state: tuple[dict[Node, Absorbed], dict[Chain, Affine], int, int]) -> None:
         self.taken, self.chains = state[0], state[1]
         del self.through[state[2] :]
-        del self.into[state[3] :]
+        del self.above[state[3] :]
 
     def commit(self) -> None:
         """Make what was taken the state of the view."""

@@ -5,9 +5,10 @@ chain is asked about once in each of these passes, and leaves the graph as soon 
 
     1. up       into the linear operators that make its source, in topological order
     2. down     into all linear operators that read its target, in reverse order
-    3. merge    into another chain that stays, through operators that commute
-    4. in part  its multiplier, or its shift, up or down, if what stays is cheaper
-    5. in place its own nodes into fewer
+    3. both     its multiplier one way and its shift the other
+    4. merge    into another chain that stays, through operators that commute
+    5. in part  its multiplier, or its shift, up or down, if what stays is cheaper
+    6. in place its own nodes into fewer
 
 Why this leaves few operations: a chain that leaves never makes another one's way harder, because it only takes nodes
 out of the paths, and a linear operator can take any number of affines on both sides. So the order decides nothing in
@@ -48,6 +49,7 @@ def planned(graph: Graph, style: Style) -> Plan:
     left = [chain for chain in chains if not drop(decisions[chain], view)]
     left = [chain for chain in left if not whole(decisions[chain], view, "up")]
     left = [chain for chain in reversed(left) if not whole(decisions[chain], view, "down")][::-1]
+    left = [chain for chain in left if not both(decisions[chain], view)]
     left = [chain for chain in left if not merge(decisions[chain], view, style, "up")]
     left = [chain for chain in reversed(left) if not merge(decisions[chain], view, style, "down")][::-1]
     for chain in left:
@@ -129,6 +131,23 @@ def whole(decision: Decision, view: View, way: str) -> bool:
     return True
 
 
+def both(decision: Decision, view: View) -> bool:
+    """Move the multiplier one way and the shift the other. Source and target both change, so no name moves."""
+    chain = decision.chain
+    for way, moving, rest in parts(chain.affine)[:2]:
+        asking = Asking(view)
+        try:
+            move(asking, chain, way, moving)
+            move(asking, chain, "down" if way == "up" else "up", rest)
+        except Refused:
+            continue
+        settle(decision, asking, "both")
+        view.remove(chain, renames=False)
+        decision.reasons = []
+        return True
+    return False
+
+
 def merge(decision: Decision, view: View, style: Style, way: str) -> bool:
     """Move the whole chain into others that stay, if these grow by less than it costs."""
     asking = Asking(view, merging=True)
@@ -154,7 +173,8 @@ def leave(decision: Decision, view: View, asking: Asking, way: str) -> None:
 def settle(decision: Decision, asking: Asking, way: str) -> None:
     asking.commit()
     decision.way = way
-    decision.into, decision.through = list(dict.fromkeys(asking.into)), list(dict.fromkeys(asking.through))
+    decision.above, decision.below = list(dict.fromkeys(asking.above)), list(dict.fromkeys(asking.below))
+    decision.through = list(dict.fromkeys(asking.through))
 
 
 def move(asking: Asking, chain: Chain, way: str, step: Affine) -> None:

@@ -60,10 +60,10 @@ class Chain:
 class Decision:
     """What becomes of one chain.
 
-    `way`: "up" (into the operators before it), "down" (into those behind it), "drop" (it does nothing), "merge" (its
-    own nodes become fewer), "keep".
-    `into`: the nodes whose constants take it; `merged` when these are affines of another chain, which stays.
-    `through`: the nodes that it passes on the way.
+    `way`: "up" (into the operators before it), "down" (into those behind it), "both" (the multiplier one way, the shift
+    the other), "drop" (it does nothing), "merge" (its own nodes become fewer), "keep".
+    `above`, `below`: the nodes before and behind it whose constants take it; `merged` when these are affines of
+    another chain, which stays. `through`: the nodes that it passes on the way.
     `residue`: the affine that stays in the place of the chain, None when nothing does. `untouched`: the chain is left
     exactly as it is.
     `reasons`: why it, or what is left of it, could not go up and could not go down.
@@ -71,12 +71,18 @@ class Decision:
 
     chain: Chain
     way: str = "keep"
-    into: list[Node] = field(default_factory=list)
+    above: list[Node] = field(default_factory=list)
+    below: list[Node] = field(default_factory=list)
     through: list[Node] = field(default_factory=list)
     merged: bool = False
     residue: Affine | None = None
     untouched: bool = False
     reasons: list[Refusal] = field(default_factory=list)
+
+    @property
+    def into(self) -> list[Node]:
+        """All nodes whose constants take it."""
+        return [*self.above, *self.below]
 
 
 @dataclass(frozen=True, slots=True)

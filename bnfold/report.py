@@ -24,6 +24,7 @@ Data = dict[str, Any]
 WAYS = {
     "up": "into the layers before",
     "down": "into the layers behind",
+    "both": "into the layers before and behind",
     "merge": "into fewer layers",
     "drop": "removed, it does nothing",
 }

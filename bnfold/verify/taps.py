@@ -54,20 +54,24 @@ def unchanged(plan: Plan) -> Iterable[tuple[Value, str]]:
 
 
 def _between(decision: Decision, plan: Plan) -> Iterator[Value]:
-    """The values that carry other numbers than before because the affine passes them."""
-    if decision.way == "up":
-        passed = (value for node in (*decision.into, *decision.through) for value in node.outputs)
-        end = plan.resolve(decision.chain.source)
-        yield from (value for value in passed if plan.resolve(value) is not end)
-    elif decision.way == "down":
-        yield from (value for node in decision.through for value in node.outputs)
+    """The values that carry other numbers than before because the affine, or a part of it, passes them."""
+    source, target = decision.chain.source, decision.chain.target
+    changed = [value for node in (*decision.above, *decision.through) for value in node.outputs]
+    if decision.way == "up" and decision.residue is None:
+        yield from (value for value in changed if plan.resolve(value) is not plan.resolve(source))
+        return
+    yield from changed
+    if decision.above:
+        yield source
+    if decision.below and decision.residue is not None:
+        yield target
 
 
 def _behind(decision: Decision) -> list[Value]:
     """Where the net is as before, unless another fold passes there."""
-    if decision.way != "down":
+    if not decision.below:
         return [decision.chain.target]
-    return [] if decision.merged else [node.outputs[0] for node in decision.into]
+    return [] if decision.merged else [node.outputs[0] for node in decision.below]
 
 
 def in_words(decision: Decision) -> str:
