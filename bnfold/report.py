@@ -25,6 +25,7 @@ WAYS = {
     "up": "into the layers before",
     "down": "into the layers behind",
     "both": "into the layers before and behind",
+    "both": "into the layers before and behind",
     "merge": "into fewer layers",
     "drop": "removed, it does nothing",
 }
