@@ -1,7 +1,8 @@
 """How many affines could go, found by trial on numbers and without any rule of the planner.
 
 An affine y = a·x + b can go *down* if each of its readers, given x for y, can have its output put right, and *up* if
-the operator that makes x can be made to give y. Whether an operator can is not looked up but tried:
+the operator that makes x can be made to give y; or one part goes up and the other down, as a·x and then + b, or as
+x + b/a and then a times that. Whether an operator can is not looked up but tried:
 
 - linear operators: the outputs that some constants of theirs can give are a linear space, spanned by evaluating the
   operator once for each element of its weights and bias; what is asked of it must lie in that space at once for
@@ -78,7 +79,14 @@ class Brute:
         source, target = self.source(chain.source), chain.target
         if change.nothing:
             return not (self.public(target) and (self.public(source) or source.producer is None))
-        return self.up(source, change) or self.down(target, change)
+        none = np.ones_like(change.a), np.zeros_like(change.b)
+        scale, shift, ahead = Change(change.a, none[1]), Change(none[0], change.b), Change(none[0], change.b / change.a)
+        return (
+            self.up(source, change)
+            or self.down(target, change)
+            or (self.up(source, scale) and self.down(target, shift))
+            or (self.up(source, ahead) and self.down(target, scale))
+        )
 
     def source(self, value: Value) -> Value:
         """What is read in the place of `value`."""

@@ -95,6 +95,14 @@ def beside(op: str) -> Net:
     )
 
 
+def both_ways() -> Net:
+    """A multiplier that only the operator before can take, and a shift that only the one behind can."""
+    net = Net()
+    x = net.bn(net.op("MatMul", net.input(2, 3), waves(3, 3)), waves(3), ramp(3))
+    net.output(net.op("Gemm", net.op("Add", x, net.op("Sigmoid", net.input(2, 3))), waves(3, 2)))
+    return net
+
+
 def piece(index: int) -> Net:
     return up(lambda net, x: net.op("Split", x, [1, 3], axis=1, tops=2)[index])
 
@@ -212,6 +220,7 @@ DIRECTED: dict[str, Callable[[], Net]] = {
     "two readers, one folds": lambda: down(two_outer),
     "sum": lambda: three_branches("Sum"),
     "sub": lambda: three_branches("Sub"),
+    "both ways": both_ways,
     "mean": lambda: three_branches("Mean"),
     "concat": lambda: three_branches("Concat"),
     "beside concat": lambda: beside("Concat"),
