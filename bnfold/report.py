@@ -25,7 +25,6 @@ WAYS = {
     "up": "into the layers before",
     "down": "into the layers behind",
     "both": "into the layers before and behind",
-    "both": "into the layers before and behind",
     "merge": "into fewer layers",
     "drop": "removed, it does nothing",
 }
