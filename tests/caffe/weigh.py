@@ -26,8 +26,15 @@ def weighed(folder: Path, text: str, **given: Sequence[Array]) -> Files:
     return save(folder, text, weigh(files.prototxt, given))
 
 
-def weigh(prototxt: Path, given: Mapping[str, Sequence[Array]] | None = None) -> list[bytes]:
-    """The stored layers of a caffemodel for the net, made while it is lowered, when its bottoms' shapes are known."""
+def weigh(
+    prototxt: Path,
+    given: Mapping[str, Sequence[Array]] | None = None,
+    inputs: Mapping[str, Shape] | None = None,
+) -> list[bytes]:
+    """The stored layers of a caffemodel for the net, made while it is lowered, when its bottoms' shapes are known.
+
+    `given` are the weights of some layers, `inputs` the shapes of inputs that the text does not tell.
+    """
     net = load(prototxt, None)
     made: dict[str, Sequence[Array]] = {}
 
@@ -42,7 +49,7 @@ def weigh(prototxt: Path, given: Mapping[str, Sequence[Array]] | None = None) ->
                 value.shape = guess if value.shape is None else value.shape
             return item
 
-    Weighing(net, lowering.DEFAULT_OPSET, {}, False, "").run()
+    Weighing(net, lowering.DEFAULT_OPSET, dict(inputs or {}), False, "").run()
     return [stored(name, *arrays) for name, arrays in made.items()]
 
 
