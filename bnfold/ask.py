@@ -191,6 +191,8 @@ class Asking:
         if any(extent != 1 for i, extent in enumerate(array.shape) if i != axis):
             raise refuse("axis", f"it varies along another axis than the channels of {node.label}", node)
         vector = array.reshape(-1)
+        if vector.size not in (1, linear.layout.channels(linear.weight.shape)[0 if behind else 1]):
+            raise refuse("shape", f"it has {vector.size} channels, which are not those of {node.label}", node)
         old = self.taken.get(node) or self.view.taken.get(node, NOTHING)
         new = behind_weights(old, vector, kind) if behind else before_weights(old, vector, kind)
         if kind == SHIFT and linear.bias_slot is None:
@@ -211,6 +213,9 @@ class Asking:
         if not peak * gain <= limit and not exactly_fits(linear, taken, limit):
             what = f"the folded weights of {node.label} do not fit into {tensor.dtype}"
             raise refuse("overflow", what, node, "fold the model in a wider type first")
+        if 0 < peak * gain < tiny(tensor) <= peak:
+            what = f"the folded weights of {node.label} lose their precision in {tensor.dtype}"
+            raise refuse("underflow", what, node, "fold the model in a wider type first")
         if linear.bias_slot is None:
             return
         fan_in = linear.layout.channels(tensor.shape)[1] // linear.layout.groups * int(np.prod(tensor.shape[2:]))
@@ -268,6 +273,11 @@ def before_weights(old: Absorbed, vector: Float64, kind: float) -> Absorbed:
 def largest(tensor: Tensor) -> float:
     """The largest finite number of a tensor's dtype (bfloat16 is no NumPy type and has float32's exponents)."""
     return float(np.finfo(tensor.dtype).max) if tensor.dtype.kind == "f" else 3.3895e38
+
+
+def tiny(tensor: Tensor) -> float:
+    """The smallest number that a tensor's dtype stores with all its digits."""
+    return float(np.finfo(tensor.dtype).tiny) if tensor.dtype.kind == "f" else 1.1755e-38
 
 
 def exactly_fits(linear: Linear, taken: Absorbed, limit: float) -> bool:

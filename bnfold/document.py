@@ -16,9 +16,9 @@ from .wire import Rope
 class Runnable:
     """An ONNX model that onnxruntime can run: the verifier's view of a document.
 
-    `model` is the serialized ModelProto, its outputs first the net's own and then the taps that exist. `data` is the
-    folder in which external data lies. `left_out` names the nodes that could not be converted: what depends on them
-    is not among the outputs.
+    `model` is the serialized ModelProto. `outputs` are the net's; `taps` the values asked for that exist, each an
+    output of the model under the name by which it was asked for. `data` is the folder in which external data lies.
+    `left_out` names the nodes that could not be converted: what depends on them is not among the outputs.
     """
 
     model: Rope

@@ -13,7 +13,9 @@ The number is the exit status of the command line.
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False  # as in `typing`, which takes as long to load as all else at the start
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class BnfoldError(Exception):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import gc
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -97,8 +98,8 @@ class MismatchError(VerificationError):
 
 def explain(source: Source, options: Options = Options()) -> Result:
     """What `fold` would do with the model: a path, or a Caffe net's prototxt and caffemodel. Raises InputError."""
-    document = open_document(_paths(source), options)
-    return _planned(document)[0]
+    with _no_collector():
+        return _planned(open_document(_paths(source), options))[0]
 
 
 @overload
@@ -119,8 +120,9 @@ def fold(
     if out is None:
         return _fold_in_memory(source, options)
     paths, target = _paths(source), _target(Path(out))
-    document = open_document(paths, options)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_no_collector())
+        document = open_document(paths, options)
         verifier = _verifier(stack) if options.verify else None
         result, plans = _planned(document)
         if options.strict and result.kept_batch_norms:
@@ -145,7 +147,7 @@ def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Opt
     Raises InputError and OutputError.
     """
     sources, target = _paths([prototxt, caffemodel]), _target(Path(out))
-    with Staging(target.parent) as staging:
+    with _no_collector(), Staging(target.parent) as staging:
         _export(sources, staging.path(target), options, **how)
         size = staging.path(target).stat().st_size
         staging.commit()
@@ -224,6 +226,18 @@ def _target(out: Path) -> Path:
 
 
 # -------------------------------------------------------------------------------------------------------------- steps
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """A model in memory is no garbage until all is done: looking for some takes half the time of a large net."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _planned(document: Document) -> tuple[Result, dict[Graph, Plan]]:

@@ -53,8 +53,10 @@ def planned(graph: Graph, style: Style) -> Plan:
     left = [chain for chain in left if not merge(decisions[chain], view, style, "up")]
     left = [chain for chain in reversed(left) if not merge(decisions[chain], view, style, "down")][::-1]
     for chain in left:
-        if chain in view.composed and drop(decisions[chain], view):
-            continue
+        if chain in view.composed:
+            chain.affine = rounded(chain.affine, chain)
+            if drop(decisions[chain], view):
+                continue
         if not in_part(decisions[chain], view, style):
             in_place(decisions[chain], view, style)
     result.decisions = list(decisions.values())
@@ -208,7 +210,7 @@ def in_part(decision: Decision, view: View, style: Style) -> bool:
     if not (chain.affine.scales and chain.affine.shifts):
         return False
     for way, moving, rest in parts(chain.affine):
-        residue = trimmed(rest)
+        residue = rounded(rest, chain)
         if not fits(residue, chain) or style.price(residue) >= cost(chain, view, style):
             continue
         asking = Asking(view)
@@ -225,7 +227,7 @@ def in_part(decision: Decision, view: View, style: Style) -> bool:
 def in_place(decision: Decision, view: View, style: Style) -> None:
     """Leave the chain, written as fewer or cheaper operations where that is possible."""
     chain = decision.chain
-    residue = trimmed(chain.affine)
+    residue = rounded(chain.affine, chain)
     decision.residue = residue
     cheaper = residue.acts and fits(residue, chain) and style.price(residue) < style.cost(chain.nodes)
     if cheaper or chain in view.composed:
@@ -239,8 +241,11 @@ def cost(chain: Chain, view: View, style: Style) -> int:
     return style.price(chain.affine) if chain in view.composed else style.cost(chain.nodes)
 
 
-def trimmed(affine: Affine) -> Affine:
-    return Affine(collapse(affine.a), collapse(affine.b))
+def rounded(affine: Affine, chain: Chain) -> Affine:
+    """As it will be stored in the place of the chain: in the value's dtype, and no larger than it varies."""
+    dtype = chain.source.dtype
+    a, b = (part if dtype is None else part.astype(dtype).astype(np.float64) for part in (affine.a, affine.b))
+    return Affine(collapse(a), collapse(b))
 
 
 def fits(residue: Affine, chain: Chain) -> bool:

@@ -35,6 +35,10 @@ def reshaped_down(node: Node, _: int, array: Float64, neutral: float) -> list[Fl
     return [regroup(array, shape_of(node.inputs[0], node), shape_of(node.outputs[0], node), node)]
 
 
+LARGEST = 1 << 28
+"""Elements up to which an affine is spelled out; more has only a model with made up extents."""
+
+
 def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
     """`array`, which broadcasts against `old`, as it broadcasts against `new` after a reshape in row-major order.
 
@@ -52,6 +56,8 @@ def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
             raise refuse("shape", f"{node.label} reshapes extents that are not known", node)
         array = np.broadcast_to(array, (*array.shape[: before.start], *full, *array.shape[before.stop :]))  # type: ignore[arg-type]
         pieces.extend(int(new[i] or 0) for i in after)
+    if array.size != math.prod(pieces) or array.size > LARGEST:
+        raise refuse("shape", f"{node.label} reshapes {old} to {new}", node)
     return collapse(np.ascontiguousarray(array).reshape(pieces))
 
 

@@ -175,6 +175,10 @@ def negation(node: Node) -> Affine | None:
     return Affine(-np.ones((1,) * rank), np.zeros((1,) * rank))
 
 
+EPSILON = float(np.float32(1e-5))
+"""The default of BatchNormalization, which is a float32 like all attributes."""
+
+
 def normalization(node: Node) -> Affine:
     """BatchNormalization at inference: opset 7 dropped is_test, 9 dropped spatial, 14 added training_mode."""
     spread = [value for value in node.outputs[1:] if value.name]
@@ -184,9 +188,10 @@ def normalization(node: Node) -> Affine:
     shape = shape_of(node.inputs[0], node)
     trailing = (1,) * (len(shape) - 2) if node.version >= 9 or node.attribute("spatial", 1) else ()
     gamma, beta, mean, variance = (parameter(node, slot, trailing) for slot in (1, 2, 3, 4))
-    if gamma.ndim != len(shape):
-        raise refuse("rank", f"the parameters of {node.name!r} do not fit an input of {len(shape)} axes", node)
-    eps = float(node.attribute("epsilon", 1e-5))
+    alike = gamma.shape == beta.shape == mean.shape == variance.shape and gamma.ndim == len(shape)
+    if not alike or any(own not in (1, known) and known is not None for own, known in zip(gamma.shape, shape, strict=True)):
+        raise refuse("shape", f"the parameters of {node.name!r} do not fit its input of shape {shape}", node)
+    eps = float(node.attribute("epsilon", EPSILON))
     bad = ~(np.isfinite(variance) & (variance + eps > 0))
     if bad.any():
         channels = ", ".join(str(c) for c in np.argwhere(bad.reshape(-1))[:8, 0])
@@ -214,10 +219,30 @@ AFFINE: dict[str, Callable[[Node], Affine | None]] = {
 }
 
 
+def check(node: Node, role: Linear) -> None:
+    """Refuse a node whose shapes contradict each other, which only a broken model has."""
+    shape, windowed = role.weight.shape, role.layout.kind in ("conv", "deconv")
+    if len(shape) < 3 if windowed else len(shape) != 2:
+        raise refuse("shape", f"the weights of {node.label} have the shape {shape}", node)
+    if role.layout.groups < 1 or shape[0] % role.layout.groups:
+        raise refuse("shape", f"{node.label} has {shape[0]} channels in {role.layout.groups} groups", node)
+    outs, ins = role.layout.channels(shape)
+    for value, axis, extent in ((node.input(role.data_slot), role.in_axis, ins), (node.outputs[0], role.out_axis, outs)):
+        known = value.shape[axis] if value is not None and value.shape and axis < len(value.shape) else None
+        if known not in (None, extent):
+            raise refuse("shape", f"{value} has {known} channels where {node.label} wants {extent}", node)
+    if role.bias is not None:
+        axis = len(role.bias.shape) - (1 if windowed else 2 - role.out_axis)
+        if (windowed and role.bias.shape != (outs,)) or (axis >= 0 and role.bias.shape[axis] not in (1, outs)):
+            raise refuse("shape", f"the bias of {node.label} has the shape {role.bias.shape}", node)
+
+
 def linear(node: Node) -> Linear | Refusal:
     """The linear role of `node`, or why it has none."""
     try:
-        return LINEAR[node.op](node)
+        role = LINEAR[node.op](node)
+        check(node, role)
+        return role
     except Refused as answer:
         return answer.refusal
 

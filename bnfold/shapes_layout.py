@@ -130,6 +130,8 @@ def unsqueeze(node: Node) -> list[Shape | None]:
         return [None]
     rank = len(data) + len(axes)
     new, rest = {a % rank for a in axes}, iter(data)
+    if len(new) != len(axes):
+        return [None]
     return [tuple(1 if i in new else next(rest) for i in range(rank))]
 
 

@@ -110,12 +110,12 @@ class Verifier:
 
         Raises VerificationError where the original cannot be run, or the process crashes or does not end.
         """
-        ones, others = _found(original, [t.original for t in taps]), _found(folded, [t.folded for t in taps])
         own = [name for name in outputs if name in original.outputs]
         gone = [Compared(n, "", math.inf, None, 0.0, "it is missing") for n in own if n not in folded.outputs]
         kept = [name for name in own if name in folded.outputs]
+        ones, others = set(original.taps), set(folded.taps)
         inner = [t for t in taps if t.original in ones and t.folded in others]
-        names = [(name, name) for name in kept] + [(ones[t.original], others[t.folded]) for t in inner]
+        names = [(name, name) for name in kept] + [(t.original, t.folded) for t in inner]
         if not names:
             raise VerificationError("no value of the net can be computed, so nothing is proven", hint=UNPROVEN)
         told = self._ask(original, folded, names, len(kept))
@@ -189,12 +189,6 @@ def _side(path: Path, runnable: Runnable) -> dict[str, str | None]:
         hint = "set TMPDIR to a folder with more space, or use --no-verify"
         raise VerificationError(f"no room for verifying: {error.strerror}", where=str(path), hint=hint) from error
     return {"model": str(path), "data": str(runnable.data.absolute()) if runnable.data else None}
-
-
-def _found(runnable: Runnable, taps: Sequence[str]) -> dict[str, str]:
-    """Tap → the output of the model under which it is found."""
-    names = {name: name for name in [*runnable.outputs, *runnable.taps] if name in taps}
-    return names | (dict(zip(taps, runnable.taps, strict=True)) if len(taps) == len(runnable.taps) else {})
 
 
 def crashed(end: str) -> bool:

@@ -213,7 +213,6 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "Reshape keeps the channels": rule("Reshape", up=carry.same, down=carry.same_down),
     "Transpose not inverted": rule("Transpose", up=rearrange.transposed_down),
     "Transpose inverted down": rule("Transpose", down=rearrange.transposed),
-    "Resize of channels": rule("Resize", up=carry.same, down=carry.same_down),
     "axes of pooling ignored": swap(carry, "flat", lambda right: lambda *args: None),
     "broadcasting by size": swap(roles, "operand", by_size),
     "other readers ignored": swap(ask.View, "readers", lambda right: lambda self, value: right(self, value)[:1]),

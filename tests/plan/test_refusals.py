@@ -180,9 +180,16 @@ def test_every_affine_that_stays_says_why() -> None:
     for build in DIRECTED.values():
         for decision in build().plan().decisions:
             told = decision.reasons or decision.way == "drop"
-            assert told or (decision.way in ("up", "down") and decision.residue is None)
+            assert told or (decision.way in ("up", "down", "both") and decision.residue is None)
             for reason in decision.reasons:
                 assert isinstance(reason, Refusal)
                 assert reason.code
                 assert reason.sentence[0] not in " ."
                 assert not reason.sentence.endswith(".")
+
+
+def test_weights_that_would_lose_their_digits_stay() -> None:
+    net = Net(np.float16)
+    x = net.op("Conv", net.input(1, 2, 3, 3), np.full((2, 2, 1, 1), 0.01))
+    net.output(net.op("Mul", x, np.array(4e-6)))
+    assert [reason.code for reason in only(net).reasons] == ["underflow", "output"]

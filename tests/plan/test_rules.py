@@ -200,4 +200,4 @@ def test_parameters_that_do_not_fit_the_rank_stay_with_a_reason() -> None:
     net = Net()
     net.op("BatchNormalization", net.input(1), *[ramp(1)] * 4)
     net.op("BatchNormalization", net.input(2, 3, 4), *[ramp(3)] * 4, version=7, spatial=0)
-    assert [s.reason.code for s in net.plan().stayed] == ["rank", "rank"]
+    assert [s.reason.code for s in net.plan().stayed] == ["shape", "shape"]
