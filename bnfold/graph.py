@@ -137,7 +137,7 @@ class Graph:
         name: str,
         version: int,
     ) -> Node:
-        """Append a node behind its producers and enter it with its inputs as a reader and its outputs as the producer."""
+        """Append a node behind its producers, and enter it as a reader of its inputs and producer of its outputs."""
         node = Node(op, list(inputs), list(outputs), attributes, origin, name, version)
         for value in node.inputs:
             if value is not None:

@@ -129,7 +129,7 @@ class Plan:
 class Style:
     """What affines cost in a document, so that the planner can tell whether a residue is cheaper than its chain.
 
-    An operation costs 1, a BatchNormalization `batch_norm`; on top of that comes `layer` for each layer that holds them.
+    An operation costs 1, a BatchNormalization `batch_norm`; on top comes `layer` for each layer that holds them.
     """
 
     batch_norm: int

@@ -189,7 +189,7 @@ def normalization(node: Node) -> Affine:
     trailing = (1,) * (len(shape) - 2) if node.version >= 9 or node.attribute("spatial", 1) else ()
     gamma, beta, mean, variance = (parameter(node, slot, trailing) for slot in (1, 2, 3, 4))
     alike = gamma.shape == beta.shape == mean.shape == variance.shape and gamma.ndim == len(shape)
-    if not alike or any(own not in (1, known) and known is not None for own, known in zip(gamma.shape, shape, strict=True)):
+    if not alike or any(own not in (1, known or own) for own, known in zip(gamma.shape, shape, strict=True)):
         raise refuse("shape", f"the parameters of {node.name!r} do not fit its input of shape {shape}", node)
     eps = float(node.attribute("epsilon", EPSILON))
     bad = ~(np.isfinite(variance) & (variance + eps > 0))
@@ -227,7 +227,8 @@ def check(node: Node, role: Linear) -> None:
     if role.layout.groups < 1 or shape[0] % role.layout.groups:
         raise refuse("shape", f"{node.label} has {shape[0]} channels in {role.layout.groups} groups", node)
     outs, ins = role.layout.channels(shape)
-    for value, axis, extent in ((node.input(role.data_slot), role.in_axis, ins), (node.outputs[0], role.out_axis, outs)):
+    ends = (node.input(role.data_slot), role.in_axis, ins), (node.outputs[0], role.out_axis, outs)
+    for value, axis, extent in ends:
         known = value.shape[axis] if value is not None and value.shape and axis < len(value.shape) else None
         if known not in (None, extent):
             raise refuse("shape", f"{value} has {known} channels where {node.label} wants {extent}", node)

@@ -165,7 +165,10 @@ class Rope:
         self.add(body)
 
     def write(self, stream: BinaryIO) -> None:
-        """Write all pieces in order; a lazy piece is made, written and let go. Raises ValueError if one lies about its size."""
+        """Write all pieces in order; a lazy piece is made, written and let go.
+
+        Raises ValueError if one lies about its size.
+        """
         for piece in self.pieces:
             if isinstance(piece, Lazy):
                 made = memoryview(piece.produce()).cast("B")

@@ -13,6 +13,7 @@ import pytest
 
 import bnfold
 from bnfold import errors
+from bnfold.caffe.layers import ROWS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,3 +70,9 @@ def test_statuses() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists()
+
+
+def test_the_layer_types_are_those_of_the_table() -> None:
+    section = README.partition("## Caffe layer types")[2].partition("\n## ")[0]
+    cells = [row for row in section.splitlines() if row.startswith("| ")]
+    assert sorted(re.findall(r"`(\w+)`", "\n".join(cells))) == sorted(ROWS)
