@@ -69,12 +69,12 @@ class Result:
     @property
     def kept_batch_norms(self) -> list[str]:
         """The names of the BatchNorm layers that stay as they are."""
-        from .report import is_batch_norm, layer_type
+        from .records import is_batch_norm
 
         names = [s.node for _, plan in self.plans for s in plan.stayed if is_batch_norm(s.type)]
         for _, plan in self.plans:
             chains = (d.chain.nodes for d in plan.decisions if d.untouched)
-            names += [node.name for nodes in chains for node in nodes if is_batch_norm(layer_type(node))]
+            names += [node.name for nodes in chains for node in nodes if is_batch_norm(node.type)]
         return list(dict.fromkeys(names))
 
 

@@ -31,6 +31,11 @@ HINTS = {
 """What can be done, by the code of a refusal that brings no hint of its own."""
 
 
+def is_batch_norm(kind: str) -> bool:
+    """Whether a type is a BatchNorm in any of its spellings, of Caffe's forks or of ONNX."""
+    return "BatchNorm" in kind or kind in ("BN", "SyncBN")
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why something cannot take an affine: a stable `code`, a sentence, and who stands in the way."""

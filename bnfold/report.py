@@ -30,16 +30,6 @@ WAYS = {
 }
 
 
-def layer_type(node: Node) -> str:
-    """The type of a node in its document: Caffe's layer type, ONNX's op_type."""
-    return str(getattr(node.origin, "type", "") or node.op)
-
-
-def is_batch_norm(kind: str) -> bool:
-    """Whether a type is a BatchNorm in any of its spellings, of Caffe's forks or of ONNX."""
-    return "BatchNorm" in kind or kind in ("BN", "SyncBN")
-
-
 # --------------------------------------------------------------------------------------------------------------- data
 
 
@@ -84,7 +74,7 @@ def _kept(decision: Decision) -> Data:
 
 def _layers(nodes: Iterable[Node]) -> list[Data]:
     """Each layer once: one layer may lower to several nodes."""
-    return [{"name": n, "type": t} for n, t in dict.fromkeys((node.name, layer_type(node)) for node in nodes)]
+    return [{"name": n, "type": t} for n, t in dict.fromkeys((node.name, node.type) for node in nodes)]
 
 
 def _reason(refusal: Refusal) -> Data:

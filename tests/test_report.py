@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bnfold.pipeline import Options, explain, fold
-from bnfold.report import Table, as_data, as_tables, is_batch_norm, write_text
+from bnfold.records import is_batch_norm
+from bnfold.report import Table, as_data, as_tables, write_text
 from bnfold.verify import Compared, Verification
 
 
