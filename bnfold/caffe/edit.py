@@ -37,6 +37,7 @@ class NetEdit:
         self.net, self.lowered, self.plan = net, lowered, plan
         self.removed: set[Layer] = set()
         self.hosts: dict[Layer, Host] = {}
+        self.inner: dict[Value, Value] = {}
         for decision in plan.decisions:
             if not decision.untouched:
                 self.place(decision)
@@ -49,8 +50,12 @@ class NetEdit:
                 self.sharers.setdefault(name, []).append(layer)
 
     def place(self, decision: Decision) -> None:
-        """The layers of the chain go, but for one that holds what stays."""
+        """The layers of the chain go, but for one that holds what stays; and so do the values between them.
+
+        Who reads one of those reads its shape alone, as Crop does, and finds that at the chain's source.
+        """
         chain = decision.chain
+        self.inner.update((node.outputs[0], chain.source) for node in chain.nodes[:-1])
         layers = list(dict.fromkeys(node.origin for node in chain.nodes if isinstance(node.origin, Layer)))
         if decision.residue is not None:
             stays = host(layers, decision.residue, chain.source, chain.target, self.net.version)
@@ -67,7 +72,8 @@ class NetEdit:
                 stays = self.hosts[item.layer]
                 found.append(Step(item.layer, [self.plan.resolve(stays.source)], [stays.target]))
             elif item.layer not in self.removed:
-                found.append(Step(item.layer, [self.plan.resolve(value) for value in item.bottoms], item.tops))
+                bottoms = [self.plan.resolve(self.inner.get(value, value)) for value in item.bottoms]
+                found.append(Step(item.layer, bottoms, item.tops))
         return found
 
     @cached_property

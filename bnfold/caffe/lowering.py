@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from ..graph import Graph, Node, Shape, Value
+from ..roles import AFFINE
 from .builder import FLOAT, Builder, Names, Unknown
 from .layers import ROWS, Role, Row
 from .net import CaffeNet, Layer
@@ -72,6 +73,7 @@ class _Lowering:
         self.versions: dict[str, list[Value]] = {}
         self.readers: dict[Value, list[Layer]] = {}
         self.cut: set[Value] = set()
+        self.measured: set[Value] = set()
         self.memory: dict[Value, list[Value]] = {}
         self.overwritten: dict[Value, Layer] = {}
 
@@ -91,6 +93,7 @@ class _Lowering:
             if not item.nodes:
                 for value in bottoms:
                     value.public = value.public or f"read by {layer.type} {layer.name!r}"
+            self.measured.update(set(bottoms).difference(*(node.inputs for node in item.nodes)))
             self.result.layers.append(item)
         self._check_shapes_used()
         self._finish()
@@ -221,8 +224,20 @@ class _Lowering:
             if value in self.overwritten:
                 raise self._clobbered(value, f"the net's output is blob {name!r}", self.versions_origin(value))
             graph.add_output(value)
+            self._keep_apart(value)
         dropped = {value for value in self.cut if value not in self.readers}
         graph.inputs = [value for value in graph.inputs if value not in dropped or value in graph.outputs]
+
+    def _keep_apart(self, output: Value) -> None:
+        """Have affines stay between an output and a blob of which a layer reads the shape.
+
+        Folded into one blob they would be read, and so be no output any more.
+        """
+        value = output
+        while value.producer is not None and value.producer.op in AFFINE:
+            value = next(v for v in value.producer.inputs if v is not None)
+            if value in self.measured:
+                value.public = value.public or f"read for its shape, and {output.name!r} is an output of the net"
 
     def versions_origin(self, value: Value) -> str:
         origin = None if value.producer is None else value.producer.origin

@@ -69,7 +69,7 @@ def _between(decision: Decision, plan: Plan) -> Iterator[Value]:
 
 def _behind(decision: Decision) -> list[Value]:
     """Where the net is as before, unless another fold passes there."""
-    if not decision.below:
+    if not decision.below and decision.way != "down":  # down, where nobody reads more than the shape, ends nowhere
         return [decision.chain.target]
     return [] if decision.merged else [node.outputs[0] for node in decision.below]
 
