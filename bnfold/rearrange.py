@@ -64,29 +64,31 @@ def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
 def matching(old: Shape, new: Shape) -> list[tuple[range, range]]:
     """The shortest runs of axes of `old` and `new` that hold the same elements.
 
-    One unknown extent (the batch) at the same place on both sides is the same where all else agrees; with more of
-    them nothing is certain, and all axes are one run.
+    Known extents at either end correspond as far as their products meet, since in row-major order what stands between
+    then holds equally many elements; where that is not known, it is one run.
     """
-    if old.count(None) > 1 or new.count(None) > 1:
-        return [(range(len(old)), range(len(new)))]
-    head = common(old, new)
-    tail = common(old[head:][::-1], new[head:][::-1])
-    left, right = range(head, len(old) - tail), range(head, len(new) - tail)
-    known = [[shape[i] for i in run] for shape, run in ((old, left), (new, right))]
-    if None in known[0] + known[1] or math.prod(known[0]) != math.prod(known[1]):  # type: ignore[arg-type]
-        return [(range(len(old)), range(len(new)))]
-    runs = [(range(i, i + 1), range(i, i + 1)) for i in range(head)]
-    runs += split_runs(old, new, left, right)
-    runs += [(range(len(old) - i, len(old) - i + 1), range(len(new) - i, len(new) - i + 1)) for i in range(tail, 0, -1)]
-    return runs
+    i, j = tails(old, new)
+    left, right = tails(old[:i][::-1], new[:j][::-1])
+    p, q = i - left, j - right
+    between = [(range(p, i), range(q, j))] if (p, q) != (i, j) else []
+    behind = split_runs(old, new, range(i, len(old)), range(j, len(new)))
+    return split_runs(old, new, range(p), range(q)) + between + behind
 
 
-def common(left: Shape, right: Shape) -> int:
-    """How many leading extents agree."""
-    count = 0
-    while count < min(len(left), len(right)) and left[count] == right[count]:
-        count += 1
-    return count
+def tails(old: Shape, new: Shape) -> tuple[int, int]:
+    """Where the longest known tails of equal product begin."""
+    found = i, j = len(old), len(new)
+    a = b = 1
+    while True:
+        if a == b:
+            found = i, j
+        before, after = old[i - 1] if i else None, new[j - 1] if j else None
+        if a <= b and before is not None:
+            a, i = a * before, i - 1
+        elif b <= a and after is not None:
+            b, j = b * after, j - 1
+        else:
+            return found
 
 
 def split_runs(old: Shape, new: Shape, left: range, right: range) -> list[tuple[range, range]]:
