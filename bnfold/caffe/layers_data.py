@@ -19,12 +19,12 @@ def inputs(b: Builder) -> list[Value]:
 
 
 def data(b: Builder) -> list[Value]:
-    """Images and labels, as far as the parameters tell their shape: the crop, the mean, the size they are made."""
-    p: Any = b.param
-    sources = p.data_param, p.image_data_param, p.window_data_param, p.memory_data_param, p.hdf5_data_param
-    batch = next((source.batch_size for source in sources if source.HasField("batch_size")), None)
-    image: Shape = (batch, _channels(p), *_size(p))
-    return [Value("", image if i == 0 else (batch,)) for i in range(len(b.layer.tops))]
+    """Images and labels, as far as the parameters tell their shape: the crop, the mean, the size they are made.
+
+    The batch is one image: the batch of training says nothing of what a deployed net is given.
+    """
+    image: Shape = (1, _channels(b.param), *_size(b.param))
+    return [Value("", image if i == 0 else (1,)) for i in range(len(b.layer.tops))]
 
 
 def _channels(p: Any) -> int | None:

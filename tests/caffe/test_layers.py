@@ -301,7 +301,7 @@ def test_training_layers_are_cut_at_their_scores(tmp_path: Path) -> None:
         ]
     )  # fmt: skip
     low = lowered(tmp_path, text)
-    assert [(value.name, value.shape) for value in low.graph.inputs] == [("data", (4, 3, 8, 8))]
+    assert [(value.name, value.shape) for value in low.graph.inputs] == [("data", (1, 3, 8, 8))]
     assert [value.name for value in low.graph.outputs] == ["p"]
     assert [len(item.tops) for item in low.layers] == [2, 1, 1, 1]
 
