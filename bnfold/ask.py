@@ -30,8 +30,9 @@ REACH = 100
 class View:
     """The graph as it stands while folds are being decided: who reads what, what is linear, which chains are left."""
 
-    def __init__(self, linears: dict[Node, Linear | Refusal], chains: Sequence[Chain]) -> None:
+    def __init__(self, linears: dict[Node, Linear | Refusal], chains: Sequence[Chain], unread_outputs: bool) -> None:
         self.linears = linears
+        self.unread_outputs = unread_outputs
         self.heads = {chain.nodes[0]: chain for chain in chains}
         self.tails = {chain.target: chain for chain in chains}
         self.aliases: dict[Value, Value] = {}
@@ -237,7 +238,7 @@ class Asking:
         if new.axes not in (old.axes, step.axes) or not new.finite:
             raise refuse("axis", f"{chain.nodes[0].name!r} varies along another axis", chain.nodes[0])
         self.chains[chain] = new
-        (self.above if behind else self.below).append(chain.nodes[0])
+        (self.above if behind else self.below).append(chain.nodes[-1] if behind else chain.nodes[0])
         return True
 
     def snapshot(self) -> tuple[dict[Node, Absorbed], dict[Chain, Affine], int, int]:

@@ -6,7 +6,7 @@ chain is asked about once in each of these passes, and leaves the graph as soon 
     1. up       into the linear operators that make its source, in topological order
     2. down     into all linear operators that read its target, in reverse order
     3. both     its multiplier one way and its shift the other
-    4. merge    into another chain that stays, through operators that commute
+    4. merge    into other chains that stay, through operators that commute: up, down, or both ways
     5. in part  its multiplier, or its shift, up or down, if what stays is cheaper
     6. in place its own nodes into fewer
 
@@ -44,14 +44,15 @@ def plan(graph: Graph, style: Style) -> Plan:
 def planned(graph: Graph, style: Style) -> Plan:
     result = Plan()
     chains = find_chains(graph, result)
-    view = View(find_linears(graph), chains)
+    view = View(find_linears(graph), chains, style.unread_outputs)
     decisions = {chain: Decision(chain) for chain in chains}
     left = [chain for chain in chains if not drop(decisions[chain], view)]
     left = [chain for chain in left if not whole(decisions[chain], view, "up")]
     left = [chain for chain in reversed(left) if not whole(decisions[chain], view, "down")][::-1]
-    left = [chain for chain in left if not both(decisions[chain], view)]
+    left = [chain for chain in left if not whole(decisions[chain], view, "both")]
     left = [chain for chain in left if not merge(decisions[chain], view, style, "up")]
     left = [chain for chain in reversed(left) if not merge(decisions[chain], view, style, "down")][::-1]
+    left = [chain for chain in left if not merge(decisions[chain], view, style, "both")]
     for chain in left:
         if chain in view.composed:
             chain.affine = rounded(chain.affine, chain)
@@ -118,52 +119,52 @@ def drop(decision: Decision, view: View) -> bool:
 def bridges(chain: Chain, view: View) -> bool:
     """Whether a chain stands between two names that must both stay."""
     source = view.resolve(chain.source)
-    return bool(view.public(chain.target) and (view.public(source) or source.producer is None))
+    read = view.unread_outputs and len(view.readers(source)) > 1
+    return bool(view.public(chain.target) and (view.public(source) or source.producer is None or read))
 
 
 def whole(decision: Decision, view: View, way: str) -> bool:
-    """Move the whole chain up or down if all of it can go. One that does nothing, and could not be dropped, cannot."""
-    asking = Asking(view)
-    try:
-        move(asking, decision.chain, way, decision.chain.affine)
-    except Refused as answer:
-        decision.reasons.append(answer.refusal)
-        return False
-    leave(decision, view, asking, way)
-    return True
-
-
-def both(decision: Decision, view: View) -> bool:
-    """Move the multiplier one way and the shift the other. Source and target both change, so no name moves."""
-    chain = decision.chain
-    for way, moving, rest in parts(chain.affine)[:2]:
+    """Move the whole chain up, down or both ways. One that does nothing, and could not be dropped, cannot."""
+    for route in routes(decision.chain.affine, way):
         asking = Asking(view)
         try:
-            move(asking, chain, way, moving)
-            move(asking, chain, "down" if way == "up" else "up", rest)
-        except Refused:
+            send(asking, decision.chain, route)
+        except Refused as answer:
+            if way != "both":
+                decision.reasons.append(answer.refusal)
             continue
-        settle(decision, asking, "both")
-        view.remove(chain, renames=False)
-        decision.reasons = []
+        leave(decision, view, asking, way)
         return True
     return False
 
 
 def merge(decision: Decision, view: View, style: Style, way: str) -> bool:
     """Move the whole chain into others that stay, if these grow by less than it costs."""
-    asking = Asking(view, merging=True)
-    try:
-        move(asking, decision.chain, way, decision.chain.affine)
-    except Refused:
-        return False
-    grown = sum(style.price(new) - cost(old, view, style) for old, new in asking.chains.items())
-    possible = all(fits(new, old) and (new.acts or not bridges(old, view)) for old, new in asking.chains.items())
-    if not possible or grown >= cost(decision.chain, view, style):
-        return False
-    leave(decision, view, asking, way)
-    decision.merged = True
-    return True
+    for route in routes(decision.chain.affine, way):
+        asking = Asking(view, merging=True)
+        try:
+            send(asking, decision.chain, route)
+        except Refused:
+            continue
+        grown = sum(style.price(new) - cost(old, view, style) for old, new in asking.chains.items())
+        possible = all(fits(new, old) and (new.acts or not bridges(old, view)) for old, new in asking.chains.items())
+        if possible and grown < cost(decision.chain, view, style):
+            leave(decision, view, asking, way)
+            decision.merged = True
+            return True
+    return False
+
+
+def routes(affine: Affine, way: str) -> list[list[tuple[str, Affine]]]:
+    """What goes where when all of an affine goes `way`; both ways go the multiplier and the shift, one each."""
+    if way != "both":
+        return [[(way, affine)]]
+    return [[(way, moving), ("down" if way == "up" else "up", rest)] for way, moving, rest in parts(affine)[:2]]
+
+
+def send(asking: Asking, chain: Chain, route: list[tuple[str, Affine]]) -> None:
+    for way, step in route:
+        move(asking, chain, way, step)
 
 
 def leave(decision: Decision, view: View, asking: Asking, way: str) -> None:

@@ -135,10 +135,12 @@ class Style:
     """What affines cost in a document, so that the planner can tell whether a residue is cheaper than its chain.
 
     An operation costs 1, a BatchNormalization `batch_norm`; on top comes `layer` for each layer that holds them.
+    `unread_outputs`: a document's outputs are what nothing reads, so that an output must not come to be read.
     """
 
     batch_norm: int
     layer: int = 0
+    unread_outputs: bool = False
 
     def cost(self, nodes: Sequence[Node]) -> int:
         """Of a chain's nodes as they stand."""

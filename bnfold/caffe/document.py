@@ -19,8 +19,8 @@ from .edit import NetEdit, tap_names
 from .lowering import DEFAULT_OPSET, Lowered, lower
 from .net import CaffeNet, Phase, load
 
-STYLE = Style(batch_norm=3, layer=4)
-OLD_STYLE = Style(batch_norm=2, layer=4)
+STYLE = Style(batch_norm=3, layer=4, unread_outputs=True)
+OLD_STYLE = Style(batch_norm=2, layer=4, unread_outputs=True)
 """Of V1 nets, in which what stays of a BN is a BN again."""
 IR_VERSION = 7
 """Of the models for the verifier: the one that opset 13 came with."""
