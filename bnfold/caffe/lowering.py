@@ -212,6 +212,8 @@ class _Lowering:
     def _finish(self) -> None:
         """Give the values their names, and the graph its outputs: the blobs that no layer reads, sorted as in Caffe."""
         graph = self.result.graph
+        for value in graph.inputs:
+            _settle_channels(value)
         inputs = set(graph.inputs)
         for name, versions in self.versions.items():
             keeper = versions[0] if versions[0] in inputs else versions[-1]
@@ -242,6 +244,15 @@ class _Lowering:
     def versions_origin(self, value: Value) -> str:
         origin = None if value.producer is None else value.producer.origin
         return origin.where if isinstance(origin, Layer) else ""
+
+
+def _settle_channels(value: Value) -> None:
+    """Give an input whose channels the file leaves open those of a convolution that reads it."""
+    for node in value.readers:
+        weight = node.constant(1)
+        if node.op == "Conv" and weight is not None and value.shape and value.shape[1] is None:
+            channels = weight.shape[1] * int(node.attribute("group", 1))
+            value.shape = (value.shape[0], channels, *value.shape[2:])
 
 
 def _separate(builder: Builder, tops: list[Value]) -> list[Value]:

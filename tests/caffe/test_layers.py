@@ -335,3 +335,11 @@ def test_constants_that_are_stored_blobs_can_be_told_from_others(tmp_path: Path)
 )
 def test_parts_of_a_layer_are_fixed(text: str, fixed: list[bool], tmp_path: Path) -> None:
     assert [node.fixed for node in lowered(tmp_path, net(text, x=(2, 3))).graph.nodes] == fixed
+
+
+def test_a_convolution_tells_the_channels_of_its_input(tmp_path: Path) -> None:
+    text = layer("Data", "data_param { batch_size: 9 }", "", "x", "d") + layer(
+        "Convolution", "convolution_param { num_output: 3 kernel_size: 1 group: 3 bias_term: false }"
+    )
+    low = lowered(tmp_path, text, {"l": [noise("w", 3, 2, 1, 1)]})
+    assert [value.shape for value in low.graph.inputs] == [(1, 6, None, None)]
