@@ -107,8 +107,8 @@ class Node:
 class Graph:
     """Nodes in topological order over their values, with named inputs and outputs.
 
-    `notes` says of a normalisation that was lowered to something else than an affine (its origin is the key) why:
-    a stable code and a sentence.
+    `notes` says of a normalisation that was lowered to something else than an affine why: a stable code and a
+    sentence. The key is its node, or the origin of its nodes.
     """
 
     def __init__(self, name: str = "") -> None:

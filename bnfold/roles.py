@@ -7,13 +7,14 @@ refuses with the reason why this node has not got it. Opset differences are insi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .affine import Affine, Float64, Layout, batch_norm
 from .carry import Refused, refuse, shape_of
 from .graph import Node, Tensor, Value
+from .quantised import dequantised, dequantiser
 from .records import Refusal
 from .windows import padded
 
@@ -24,7 +25,8 @@ class Linear:
 
     `out_axis` is the axis of y that carries W's output channels, `in_axis` that of x for its input channels.
     `data_slot`, `weight_slot`, `bias_slot` are inputs of the node; `bias_slot` is None where the operator has no bias.
-    `edge` is the reason why a shift of x cannot be absorbed: at its border the operator reads zeros.
+    `edge` is the reason why a shift of x cannot be absorbed: at its border the operator reads zeros. `holder` is the
+    DequantizeLinear that makes quantised weights, whose scale takes multipliers in their stead.
     """
 
     weight: Tensor
@@ -38,13 +40,18 @@ class Linear:
     gain: float = 1.0
     bias_gain: float = 1.0
     edge: Refusal | None = None
+    holder: Node | None = None
 
 
 def weights(node: Node, slot: int) -> Tensor:
     """The constant weights of a linear node; refuses when they are computed at run time or no floats."""
-    tensor = node.constant(slot)
+    tensor, value = node.constant(slot), node.input(slot)
+    holder = dequantiser(value)
+    if value is not None and holder is not None:
+        if len(value.readers) > 1 or value.public:
+            raise refuse("readers", f"the quantised weights of {node.label} are read elsewhere, too", node)
+        return dequantised(holder)
     if tensor is None:
-        value = node.input(slot)
         code, hint = value.note if value is not None and value.note else ("dynamic", "")
         raise refuse(code, f"the weights of {node.label} are not constant", node, hint)
     if not floats(tensor):
@@ -140,8 +147,9 @@ def operand(node: Node, slot: int) -> Float64:
     missing = len(shape) - len(tensor.shape)
     if missing < 0:
         raise refuse("broadcast", f"the constant of {node.label} adds axes to its input", node)
-    before = int(node.attribute("axis", missing)) % (len(shape) + 1) if node.version < 7 and slot == 1 else missing
-    if before > missing:
+    before = int(node.attribute("axis", missing)) if node.version < 7 and slot == 1 else missing
+    before += len(shape) if before < 0 else 0
+    if not 0 <= before <= missing:
         raise refuse("broadcast", f"the constant of {node.label} does not fit at its axis", node)
     array = tensor.float64().reshape((1,) * before + tensor.shape + (1,) * (missing - before))
     for extent, own in zip(shape, array.shape, strict=True):
@@ -243,7 +251,7 @@ def linear(node: Node) -> Linear | Refusal:
     try:
         role = LINEAR[node.op](node)
         check(node, role)
-        return role
+        return replace(role, holder=dequantiser(node.input(role.weight_slot)))
     except Refused as answer:
         return answer.refusal
 

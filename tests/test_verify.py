@@ -20,6 +20,7 @@ from bnfold.document import Runnable
 from bnfold.errors import VerificationError
 from bnfold.verify import Verification, Verifier
 from bnfold.verify.child import answer
+from bnfold.verify.engine import Reference
 from bnfold.verify.judge import difference, judge
 from bnfold.verify.survey import shaken, survey
 from bnfold.verify.taps import Tap
@@ -333,6 +334,20 @@ def test_the_reference_evaluator_normalises_with_stored_statistics(net: Net, ops
     told = answer({**request, "names": [("out", "out")], "outputs": 1, "engine": "reference", "answer": ""})
     assert told["engine"] == "onnx.ReferenceEvaluator"
     assert wrong(told) == []
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("axis", [1, -2, None])
+def test_the_reference_evaluator_aligns_operands_as_before_opset_7(op: str, axis: int | None) -> None:
+    infos = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", [1, 3, 3]), ("k", [3]), ("y", None))]
+    how = {} if axis is None else {"axis": axis}
+    node = helper.make_node(op, ["x", "k"], ["y"], broadcast=1, **how)
+    graph = helper.make_graph([node], "g", infos[:2], infos[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)], ir_version=3)
+    x, k = np.arange(9.0, dtype=np.float32).reshape(1, 3, 3), np.array([1, 2, 4], np.float32)
+    compute = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[op]
+    (found,) = Reference(model.SerializeToString(), None).run(["y"], {"x": x, "k": k})
+    np.testing.assert_array_equal(found, compute(x, k if axis is None else k[:, None]))
 
 
 def test_external_data(net: Net, tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ MOVES: dict[str, Compute] = {
 def _meaning(node: Node, dtype: np.dtype[Any]) -> Compute | None:
     """What `node` computes of constants the first of which is of `dtype`; None where that is not for us."""
     kinds, function = ARITHMETIC.get(node.op, ("", None))
-    if function is not None and _kind(dtype) in kinds:
+    old = node.version < 7 and "axis" in node.attributes  # which is where the second operand was aligned
+    if function is not None and _kind(dtype) in kinds and not old:
         return lambda _, given: function(*given)
     return MOVES.get(node.op)
 

@@ -30,7 +30,6 @@ QUANTISED = ("quantised", "fold before quantising")
 UNREADABLE = ("dtype", "")
 _LEAST = dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Pow", "PRelu"), 2)
 _LEAST |= {"BatchNormalization": 5, "Constant": 0, "RandomNormal": 0, "RandomUniform": 0}
-_BROADCASTING = frozenset(("Add", "Sub", "Mul", "Div", "Pow"))
 
 
 @dataclass(eq=False, slots=True)
@@ -173,6 +172,8 @@ class Builder:
         node = Node(op, inputs, outputs, attributes, stored, name, version)
         if op in RULES:
             self._check(node, stored)
+        elif op == "opaque.BatchNormalization":
+            scope.graph.notes[node] = ("reference", f"an attribute of {name!r} is given by those who call its function")
         if self._constant(node):
             scope.definitions[outputs[0]] = node
         else:
@@ -193,8 +194,6 @@ class Builder:
         if (stored.domain, stored.op) in self.functions:
             return f"function.{op}", version or 0
         if any(isinstance(value, Reference) for value in stored.attributes.values()):
-            return f"opaque.{op}", version or 0
-        if op in _BROADCASTING and (version or 0) < 7 and "axis" in stored.attributes:
             return f"opaque.{op}", version or 0
         return op, version or 0
 

@@ -77,7 +77,8 @@ class Reference:
         if data is not None:
             onnx.external_data_helper.load_external_data_for_model(proto, str(data))
         opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
-        self._evaluator = ReferenceEvaluator(proto, new_ops=[_inference_batch_normalization()] if opset < 14 else None)
+        old = [_inference_batch_normalization()] * (opset < 14) + _aligned_arithmetic() * (opset < 7)
+        self._evaluator = ReferenceEvaluator(proto, new_ops=old or None)
         constants = {t.name: t for t in proto.graph.initializer}
         self.inputs = [_declared(i) for i in proto.graph.input if i.name not in constants]
         self.shapes = {o.name: _declared(o).shape for o in proto.graph.output}
@@ -123,6 +124,22 @@ def _inference_batch_normalization() -> Any:
             return ((a * (x - m) / np.sqrt(v + attributes["epsilon"]) + b).astype(x.dtype),)
 
     return BatchNormalization
+
+
+def _aligned_arithmetic() -> list[Any]:
+    """Add, Sub, Mul and Div before opset 7, which onnx evaluates without a look at where `axis` aligns an operand."""
+    from onnx.reference.op_run import OpRun
+
+    def aligned(function: Callable[[Array, Array], Array]) -> Any:
+        def run(_: Any, x: Array, y: Array, **attributes: Any) -> tuple[Array]:
+            axis = attributes.get("axis")
+            missing = 0 if axis is None else x.ndim - axis % x.ndim - y.ndim
+            return (function(x, y.reshape(y.shape + (1,) * missing)).astype(x.dtype),)
+
+        return run
+
+    functions = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+    return [type(op, (OpRun,), {"op_domain": "", "_run": aligned(function)}) for op, function in functions.items()]
 
 
 def first_working(makers: Iterable[Callable[[], T]]) -> tuple[T | None, list[str]]:

@@ -8,10 +8,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_models import X, Y, batch_norm, conv_bn, model, node, norm, tensor
+from onnx_models import X, Y, batch_norm, conv_bn, fold, model, node, norm, tensor
 
 from bnfold.errors import UsageError
 from bnfold.onnx.document import OnnxDocument
+from bnfold.plan import plan
+from bnfold.records import Style
 
 
 def opened(proto: onnx.ModelProto, **how: Any) -> OnnxDocument:
@@ -118,10 +120,28 @@ def test_operators_of_other_domains_bear_their_domain() -> None:
     assert [(n.op, n.version) for n in opened(proto).graphs()[0].nodes] == [("com.microsoft.Gelu", 1), ("Relu", 17)]
 
 
-def test_the_old_broadcasting_by_axis_is_no_affine() -> None:
-    nodes = [node("Conv", "x W", "c"), node("Mul", "c k", "y", axis=1, broadcast=1)]
-    graph = opened(model(nodes, [tensor("W", 3, 2, 1, 1), tensor("k", 3)], opset=6)).graphs()[0]
-    assert [n.op for n in graph.nodes] == ["Conv", "opaque.Mul"]
+@pytest.mark.parametrize(("axis", "left"), [(1, ["Conv"]), (-3, ["Conv"]), (3, ["Conv", "Mul"]), (-1, ["Conv", "Mul"])])
+def test_before_opset_7_an_axis_tells_where_a_constant_is_aligned(axis: int, left: list[str]) -> None:
+    nodes = [node("Conv", "x W", "c"), node("Mul", "c k", "y", axis=axis, broadcast=1)]
+    stored = [tensor("W", 3, 2, 3, 3), tensor("k", 3)]
+    inputs = [X, *(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stored)]
+    assert [n.op_type for n in fold(model(nodes, stored, inputs, opset=6, ir_version=3)).graph.node] == left
+
+
+def test_constants_that_are_aligned_by_an_axis_are_no_expression() -> None:
+    nodes = [node("Add", "k v", "W", axis=0, broadcast=1), node("Conv", "x W", "y")]
+    stored = [tensor("k", 3, 2, 3, 3), tensor("v", 3)]
+    assert opened(model(nodes, stored, opset=6)).scopes[0].values["W"].tensor is None
+
+
+def test_a_norm_whose_attribute_the_caller_of_its_function_gives_stays_with_that_reason() -> None:
+    constants = [helper.make_node("Constant", [], [t.name], value=t) for t in (tensor("W", 3, 2, 3, 3), *norm("bn", 3))]
+    body = [*constants, node("Conv", "a W", "c"), batch_norm("c", "bn", "o")]
+    body[-1].attribute.add(name="epsilon", ref_attr_name="eps", type=onnx.AttributeProto.FLOAT)
+    block = helper.make_function("my", "Block", ["a"], ["o"], body, [helper.make_opsetid("", 17)], ["eps"])
+    called = [node("Block", "x", "y", domain="my", eps=0.5)]
+    stayed = plan(opened(model(called, functions=[block], domains=["my"])).graphs()[1], Style(2)).stayed
+    assert [(found.node, found.reason.code) for found in stayed] == [("bn", "reference")]
 
 
 def test_counts_tell_operators_of_all_graphs_and_read_elements() -> None:
