@@ -17,6 +17,7 @@ from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
 from .carry import Refused, refuse
 from .graph import Node, Tensor, Value
 from .operators import RULES, Rule
+from .quantised import check_multiplier
 from .records import Chain, Refusal
 from .roles import Linear
 
@@ -194,6 +195,8 @@ class Asking:
         vector = array.reshape(-1)
         if vector.size not in (1, linear.layout.channels(linear.weight.shape)[0 if behind else 1]):
             raise refuse("shape", f"it has {vector.size} channels, which are not those of {node.label}", node)
+        if linear.holder is not None and kind == MULTIPLIER:
+            check_multiplier(node, linear.holder, linear.layout, vector, behind)
         old = self.taken.get(node) or self.view.taken.get(node, NOTHING)
         new = behind_weights(old, vector, kind) if behind else before_weights(old, vector, kind)
         if kind == SHIFT and linear.bias_slot is None:

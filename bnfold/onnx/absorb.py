@@ -9,6 +9,7 @@ import numpy as np
 
 from ..affine import Absorbed, Float64, absorb_bias, absorb_weight
 from ..graph import Node, Value
+from ..quantised import scale, scaled
 from ..records import Plan
 from ..roles import Linear, linear
 from .write import Content
@@ -36,10 +37,13 @@ def jobs(plan: Plan) -> Iterator[Job]:
     """All constants that the plan changes, node by node."""
     for node, taken in plan.weights.items():
         role = linear(node)
-        weight = node.input(role.weight_slot) if isinstance(role, Linear) else None
-        if not isinstance(role, Linear) or weight is None:
+        if not isinstance(role, Linear):
             continue
-        if (taken.post_a != 1).any() or (taken.pre_a != 1).any():
+        weight = node.input(role.weight_slot) if role.holder is None else role.holder.input(0)
+        if role.holder is not None and (taken.post_a != 1).any():
+            gain = (role.holder, taken.post_a.tobytes())
+            yield Job(role.holder, "weight", 1, role.holder.input(1), None, gain, _scale(role.holder, taken.post_a))
+        elif (taken.post_a != 1).any() or (taken.pre_a != 1).any():
             scales = (role.layout, taken.pre_a.tobytes(), taken.post_a.tobytes())
             yield Job(node, "weight", role.weight_slot, weight, None, scales, _weight(role, taken))
         if role.bias_slot is not None and bias_changes(role, taken):
@@ -62,6 +66,11 @@ def _bytes(taken: Absorbed) -> tuple[bytes, ...]:
 def _weight(role: Linear, taken: Absorbed) -> Content:
     weight = role.weight
     return Content(weight.shape, weight.dtype, lambda: absorb_weight(weight.load(), role.layout, taken))
+
+
+def _scale(holder: Node, vector: Float64) -> Content:
+    tensor = scale(holder)
+    return Content(tensor.shape, tensor.dtype, lambda: scaled(holder, vector))
 
 
 def _bias(role: Linear, taken: Absorbed) -> Content:
