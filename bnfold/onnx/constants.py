@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -63,12 +64,16 @@ def _power(base: Array, exponent: Array) -> Array:
 ARITHMETIC: dict[str, tuple[str, Callable[..., Array]]] = {
     "Identity": ("fiub", np.asarray),
     "Cast": ("fiub", np.asarray),
+    "CastLike": ("fiub", lambda array, _: array),
     "Add": ("fiu", np.add),
     "Sub": ("fiu", np.subtract),
     "Mul": ("fiu", np.multiply),
     "Div": ("f", np.divide),
     "Pow": ("f", _power),
     "Neg": ("fi", np.negative),
+    "Abs": ("fiu", np.abs),
+    "Max": ("fiu", lambda *arrays: reduce(np.maximum, arrays)),
+    "Min": ("fiu", lambda *arrays: reduce(np.minimum, arrays)),
     "Sqrt": ("f", np.sqrt),
     "Exp": ("f", np.exp),
     "Reciprocal": ("f", np.reciprocal),
@@ -82,6 +87,7 @@ MOVES: dict[str, Compute] = {
     "Reshape": _reshape,
     "Flatten": _reshape,
     "Expand": lambda node, given: np.broadcast_to(given[0], _known(node)),
+    "Tile": lambda _, given: np.tile(given[0], given[1]),
     "ConstantOfShape": _filled,
     "Shape": _shape,
     "Gather": lambda node, given: np.take(given[0], given[1], axis=node.attribute("axis", 0)),
