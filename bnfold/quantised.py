@@ -2,13 +2,11 @@
 
     w = scale · (q − zero_point), with one scale for all, or one for each slice along `axis`
 
-Source: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html. The integers stay as they are, so that the model stays
-as small; what would have to change them, a multiplier of the inputs, is refused.
+Source: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html. The integers stay as they are, so that the model
+stays as small; what would have to change them, a multiplier of the inputs, is refused.
 """
 
 from __future__ import annotations
-
-import numpy as np
 
 from .affine import Float64, Layout
 from .carry import refuse
