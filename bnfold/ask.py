@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
-from .carry import Refused, refuse
+from .carry import Refused, refuse, shape_of
 from .graph import Node, Tensor, Value
 from .operators import RULES, Rule
 from .quantised import check_multiplier
@@ -151,7 +151,7 @@ class Asking:
             slots = [i for i, v in enumerate(node.inputs) if v is not None and self.view.resolve(v) is value]
             if len(slots) != 1:
                 raise refuse("readers", f"{node.name!r} reads {value.name!r} twice", node)
-            if self.take_linear(node, array, kind, behind=False, slot=slots[0]):
+            if self.take_linear(node, array, kind, behind=False, slot=slots[0], depth=depth):
                 continue
             if self.take_chain(self.view.heads.get(node), array, kind, behind=False):
                 continue
@@ -184,7 +184,9 @@ class Asking:
         self.through.append(node)
         return rule
 
-    def take_linear(self, node: Node, array: Float64, kind: float, behind: bool, slot: int = -1) -> bool:
+    def take_linear(
+        self, node: Node, array: Float64, kind: float, behind: bool, slot: int = -1, depth: int = 0
+    ) -> bool:
         """Absorb into the weights of `node` if it is linear in that slot; raises Refused where it cannot."""
         linear = self.view.linears.get(node)
         if linear is None or isinstance(linear, Refusal) or slot not in (-1, linear.data_slot):
@@ -200,13 +202,28 @@ class Asking:
         old = self.taken.get(node) or self.view.taken.get(node, NOTHING)
         new = behind_weights(old, vector, kind) if behind else before_weights(old, vector, kind)
         if kind == SHIFT and linear.bias_slot is None:
-            raise refuse("bias", f"{node.label} has no bias to take a shift", node)
+            if behind or not self.merging or depth >= REACH:
+                raise refuse("bias", f"{node.label} has no bias to take a shift", node)
+            self.multiply_shift(node, linear, new, depth)
+            return True
         if kind == SHIFT and not behind and linear.edge is not None:
             raise Refused(linear.edge)
         self.check(node, linear, new)
         self.taken[node] = new
         (self.above if behind else self.below).append(node)
         return True
+
+    def multiply_shift(self, node: Node, linear: Linear, taken: Absorbed, depth: int) -> None:
+        """Pass on the shift in `taken` through weights without bias: W (x + b) = W x + W b.
+
+        Only while merging, when all else has failed: it takes a product with the weights to know W b.
+        """
+        output, weight = node.outputs[0], linear.weight.load()
+        zeros = np.zeros(linear.layout.channels(weight.shape)[0])
+        shift = absorb_bias(zeros, weight, linear.layout, linear.gain, taken)
+        self.through.append(node)
+        axes = range(len(shape_of(output, node)))
+        self.down(output, shift.reshape([-1 if i == linear.out_axis else 1 for i in axes]), SHIFT, depth + 1)
 
     def check(self, node: Node, linear: Linear, taken: Absorbed) -> None:
         """Refuse where the folded weights or bias are not finite in the dtype in which they are stored."""

@@ -150,7 +150,7 @@ def merge(decision: Decision, view: View, style: Style, way: str) -> bool:
         possible = all(fits(new, old) and (new.acts or not bridges(old, view)) for old, new in asking.chains.items())
         if possible and grown < cost(decision.chain, view, style):
             leave(decision, view, asking, way)
-            decision.merged = True
+            decision.merged = bool(asking.chains)
             return True
     return False
 

@@ -129,6 +129,34 @@ def test_a_shift_that_would_make_scales_of_several_branches_dearer_is_not_merged
     assert [d.way for d in judge(net).decisions] == ["keep"] * 4
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_a_shift_goes_through_weights_without_bias_into_what_is_added_behind(left: bool) -> None:
+    net = Net()
+    x, column = net.input(2, 3, 3), (3, 1) if left else (3,)
+    x = net.op("Add", net.op("Mul", x, ramp(*column)), ramp(*column) + 1)
+    x = net.op("MatMul", np.sin(ramp(3, 3)), x) if left else net.op("MatMul", x, np.sin(ramp(3, 3)))
+    net.output(net.op("Add", x, ramp(*column)))
+    first, second = judge(net).decisions
+    assert (first.way, first.merged, [node.op for node in first.into]) == ("down", True, ["Add", "MatMul"])
+    assert second.residue is not None
+    assert not second.residue.scales
+
+
+def test_a_shift_goes_through_weights_without_bias_into_a_bias() -> None:
+    net = Net()
+    x = net.op("MatMul", net.op("Add", net.input(2, 3), ramp(3)), np.sin(ramp(3, 4)))
+    net.output(net.op("Gemm", x, np.sin(ramp(4, 2))))
+    decision = judge(net).decisions[0]
+    assert (decision.way, decision.merged, [node.op for node in decision.into]) == ("down", False, ["Gemm"])
+
+
+def test_a_shift_that_varies_along_the_rows_does_not_go_through_weights() -> None:
+    net = Net()
+    x = net.op("MatMul", net.op("Add", net.input(2, 3, 3), ramp(3, 1)), np.sin(ramp(3, 3)))
+    net.output(net.op("Add", x, ramp(3)))
+    assert [d.untouched for d in judge(net).decisions] == [True, True]
+
+
 def test_two_affines_that_cancel_when_they_merge_both_go() -> None:
     net = Net()
     x = net.op("Mul", net.op("Sigmoid", net.input(1, 2, 4, 4)), 4.0)
