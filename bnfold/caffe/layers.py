@@ -153,6 +153,7 @@ ROWS: dict[str, Row] = {
     "SyncBN": Row(batchnorm.bn, in_place=always, fixed=False),
     "Tile": Row(form.tile),
     "Upsample": Row(spatial.upsample, ONE_OR_TWO),
+    "Yolov3DetectionOutput": Row(detection.yolov3_detection_output, SOME),
 }
 
 

@@ -1,6 +1,7 @@
-"""SSD's detection layers: anchors as a constant, decoding and suppression with standard operators.
+"""Detection layers: anchors as constants, decoding and suppression with standard operators.
 
-Liu et al., "SSD: Single Shot MultiBox Detector" (2016), as in its Caffe branch.
+Liu et al., "SSD: Single Shot MultiBox Detector" (2016), as in its Caffe branch; Redmon & Farhadi, "YOLOv3" (2018), as
+MobileNet-YOLO's Caffe computes it.
 """
 
 from __future__ import annotations
@@ -80,13 +81,7 @@ def detection_output(b: Builder) -> list[Value]:
     scores = b.node("Transpose", scores, perm=[0, 2, 1])
     classes = [c for c in range(p.num_classes) if c != p.background_label_id]
     rows = [_of_image(b, p, image, boxes, scores, classes) for image in range(batch)]
-    none = np.full((batch, 7), -1, np.float32)
-    none[:, 0] = np.arange(batch)
-    found = b.node("Concat", *rows, axis=0) if batch > 1 else rows[0]
-    count = b.node("Slice", b.node("Shape", found), [0], [1])
-    fallback = b.node("Mul", b.node("Cast", b.node("Equal", count, [0]), to=7), [batch])
-    kept = b.node("Slice", b.node("Concat", found, none, axis=0), [0], b.node("Add", count, fallback), [0])
-    return [b.node("Unsqueeze", kept, [0, 1])]
+    return [_or_none(b, b.node("Concat", *rows, axis=0) if batch > 1 else rows[0], batch)]
 
 
 def _decoded(b: Builder, p: pb.DetectionOutputParameter, batch: int, priors: int, locations: int) -> Value:
@@ -104,7 +99,7 @@ def _decoded(b: Builder, p: pb.DetectionOutputParameter, batch: int, priors: int
     elif p.code_type == CENTER_SIZE:
         middle = b.node("Add", b.node("Mul", first, size), b.node("Mul", b.node("Add", low, high), 0.5))
         half = b.node("Mul", b.node("Mul", b.node("Exp", second), size), 0.5)
-        corners = b.node("Concat", b.node("Sub", middle, half), b.node("Add", middle, half), axis=3)
+        corners = _corners(b, middle, half)
     else:
         moved = b.node("Add", low, b.node("Mul", first, size)), b.node("Add", high, b.node("Mul", second, size))
         corners = b.node("Concat", *moved, axis=3)
@@ -121,21 +116,12 @@ def _of_image(
     chosen = b.node("Squeeze", b.node("Slice", scores, [image], [image + 1], [0]), [0])
     chosen = b.node("Gather", chosen, classes, axis=0)
     best = _only_top(b, p, chosen, number)
-    priors = b.extent(scores, 2)
     threshold = p.confidence_threshold if p.HasField("confidence_threshold") else IGNORED
-    picked = b.node(
-        "NonMaxSuppression", own, b.node("Unsqueeze", best, [1]), [priors],
-        np.array([p.nms_param.nms_threshold], np.float32), np.array([threshold], np.float32),
-    )  # fmt: skip
-    where = b.node("Gather", picked, [0, 2], axis=1)
-    score = b.node("GatherND", best, where)
+    where = _suppressed(b, own, best, p.nms_param.nms_threshold, threshold)
     if p.keep_top_k > -1:
-        where, score = _best_of_all(b, where, score, p.keep_top_k)
+        where = _best_of_all(b, where, b.node("GatherND", best, where), p.keep_top_k)
     label = b.node("Gather", np.array(classes, np.float32), b.node("Gather", where, [0], axis=1), axis=0)
-    index = b.node("Mul", b.node("Add", label, 1.0), 0.0)
-    index = b.node("Add", index, float(image))
-    corners = b.node("GatherND", own, where)
-    return b.node("Concat", index, label, b.node("Unsqueeze", score, [1]), corners, axis=1)
+    return _rows(b, image, label, own, best, where)
 
 
 def _only_top(b: Builder, p: pb.DetectionOutputParameter, scores: Value, number: int) -> Value:
@@ -148,10 +134,91 @@ def _only_top(b: Builder, p: pb.DetectionOutputParameter, scores: Value, number:
     return b.node("ScatterElements", b.node("Expand", IGNORED, [number, priors]), places, values, axis=1)
 
 
-def _best_of_all(b: Builder, where: Value, score: Value, limit: int) -> tuple[Value, Value]:
-    """The `limit` best over all classes, in their present order."""
+def _best_of_all(b: Builder, where: Value, score: Value, limit: int) -> Value:
+    """Where the `limit` best over all classes are, in their present order."""
     count = b.node("Min", b.node("Shape", score), [limit])
     _, places = b.nodes_of("TopK", [score, count], 2, axis=0)
     ordered, _ = b.nodes_of("TopK", [places, count], 2, axis=0, largest=0)
-    return b.node("Gather", where, ordered, axis=0), b.node("Gather", score, ordered, axis=0)
+    return b.node("Gather", where, ordered, axis=0)
 
+
+def yolov3_detection_output(b: Builder) -> list[Value]:
+    """(1, 1, K, 7): 0, label from 1, score and corners of each detection, by falling score.
+
+    All classes and all images of the batch suppress each other, as in that Caffe. There each cell and anchor stands
+    once for every class; but the same box under another class overlaps entirely, so that its best class alone counts.
+    With no detection at all there is one row for each image, -1 but for the image's number.
+    """
+    p = b.param.yolov3_detection_output_param
+    if not 0 < p.nms_threshold <= 1:
+        raise Unknown(f"suppression from an overlap of {p.nms_threshold} has no description")
+    if not p.HasField("num_classes"):
+        raise b.fail("Yolov3DetectionOutput needs num_classes")
+    if len(b.bottoms) != p.mask_group_num:
+        raise b.fail(
+            f"the layer has {len(b.bottoms)} bottoms and mask_group_num {p.mask_group_num}; they must be equal"
+        )
+    decoded = [_yolo_cells(b, p, level) for level in range(len(b.bottoms))]
+    boxes, scores = (
+        b.node("Concat", *parts, axis=0) if len(parts) > 1 else parts[0] for parts in zip(*decoded, strict=True)
+    )
+    best, label = b.nodes_of("TopK", [scores, [1]], 2, axis=1)
+    boxes = b.node("Unsqueeze", boxes, [0])
+    best = b.node("Transpose", best)
+    overlap = float(np.nextafter(np.float32(p.nms_threshold), np.float32(0)))  # Caffe suppresses at the threshold, too
+    where = _suppressed(b, boxes, best, overlap, p.confidence_threshold)
+    label = b.node("Cast", b.node("GatherND", label, b.node("Gather", where, [1], axis=1)), to=1)
+    return [_or_none(b, _rows(b, 0, b.node("Add", label, 1.0), boxes, best, where), b.extent(b.x, 0))]
+
+
+def _yolo_cells(b: Builder, p: pb.Yolov3DetectionOutputParameter, level: int) -> tuple[Value, Value]:
+    """Corners (N·S·S·A, 4) relative to the image and class scores (N·S·S·A, classes) of one bottom of S × S cells."""
+    x = b.bottoms[level]
+    b.rank4(x)
+    batch, channels, height, side = b.known(x)
+    if height != side:
+        raise Unknown(f"the versions of this layer differ for cells {x.shape} that are no square")
+    if channels != p.num_box * (5 + p.num_classes):
+        raise b.fail(f"{p.num_box} boxes of {p.num_classes} classes do not fit bottom {x.name} {x.shape}")
+    first = level * (len(p.mask) // p.mask_group_num)
+    anchors = np.array([p.biases[2 * m : 2 * m + 2] for m in p.mask[first : first + p.num_box]], np.float32)
+    cells = b.node("Reshape", x, [batch, p.num_box, 5 + p.num_classes, side * side])
+    cells = b.node("Transpose", cells, perm=[0, 3, 1, 2])
+    place, size, objectness, classes = b.nodes_of("Split", [cells, [2, 2, 1, p.num_classes]], 4, axis=3)
+    grid = np.stack([np.tile(np.arange(side), side), np.arange(side).repeat(side)], axis=1)
+    middle = b.node("Add", b.node("Sigmoid", place), grid[:, None].astype(np.float32))
+    half = b.node("Mul", b.node("Exp", size), anchors.reshape(p.num_box, 2) / (2 * side * p.anchors_scale[level]))
+    corners = _corners(b, b.node("Div", middle, float(side)), half)
+    scores = b.node("Mul", b.node("Sigmoid", classes), b.node("Sigmoid", objectness))
+    return b.node("Reshape", corners, [-1, 4]), b.node("Reshape", scores, [-1, p.num_classes])
+
+
+def _corners(b: Builder, middle: Value, half: Value) -> Value:
+    return b.node("Concat", b.node("Sub", middle, half), b.node("Add", middle, half), axis=3)
+
+
+def _suppressed(b: Builder, boxes: Value, scores: Value, overlap: float, threshold: float) -> Value:
+    """(K, 2): class and box of what is left of boxes (classes, P, 4) with scores (classes, P), by class and score."""
+    picked = b.node(
+        "NonMaxSuppression", boxes, b.node("Unsqueeze", scores, [1]), [b.extent(scores, 1)],
+        np.array([overlap], np.float32), np.array([threshold], np.float32),
+    )  # fmt: skip
+    return b.node("Gather", picked, [0, 2], axis=1)
+
+
+def _rows(b: Builder, image: int, label: Value, boxes: Value, scores: Value, where: Value) -> Value:
+    """(K, 7) of the boxes and scores at `where` (K, 2), with labels (K, 1)."""
+    index = b.node("Mul", b.node("Add", label, 1.0), 0.0)
+    index = b.node("Add", index, float(image))
+    score = b.node("Unsqueeze", b.node("GatherND", scores, where), [1])
+    return b.node("Concat", index, label, score, b.node("GatherND", boxes, where), axis=1)
+
+
+def _or_none(b: Builder, found: Value, batch: int) -> Value:
+    """The detections (1, 1, K, 7); where there are none a row for each image, -1 but for the image's number."""
+    none = np.full((batch, 7), -1, np.float32)
+    none[:, 0] = np.arange(batch)
+    count = b.node("Slice", b.node("Shape", found), [0], [1])
+    fallback = b.node("Mul", b.node("Cast", b.node("Equal", count, [0]), to=7), [batch])
+    kept = b.node("Slice", b.node("Concat", found, none, axis=0), [0], b.node("Add", count, fallback), [0])
+    return b.node("Unsqueeze", kept, [0, 1])

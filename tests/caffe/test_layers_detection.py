@@ -1,4 +1,4 @@
-"""SSD's anchors and detections against its own algorithm, written as loops."""
+"""Anchors and detections against SSD's and YOLOv3's own algorithms, written as loops."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from bnfold.errors import InputError
 
 from .build import Array, noise, run, save
 
@@ -86,14 +88,17 @@ def test_detections(shared: bool, code: str, top: int, keep: int, tmp_path: Path
     variances = np.tile(np.array([0.1, 0.1, 0.2, 0.2], np.float32), (count, 1))
     offsets = 0.3 * noise("loc", batch, count, locations, 4)
     scores = rng.uniform(0, 1, (batch, count, classes)).astype(np.float32)
-    feeds = {
+    feeds: dict[str, Array] = {
         "loc": offsets.reshape(batch, -1), "conf": scores.reshape(batch, -1),
         "prior": np.stack([anchors.reshape(-1), variances.reshape(-1)])[None],
     }  # fmt: skip
-    text = "".join(shape(name, *array.shape) for name, array in feeds.items()) + f"""
+    text = (
+        "".join(shape(name, *array.shape) for name, array in feeds.items())
+        + f"""
         layer {{ name: "l" type: "DetectionOutput" bottom: "loc" bottom: "conf" bottom: "prior" top: "y"
           detection_output_param {{ num_classes: {classes} share_location: {str(shared).lower()} code_type: {code}
             keep_top_k: {keep} confidence_threshold: 0.2 nms_param {{ nms_threshold: 0.4 top_k: {top} }} }} }}"""
+    )
     scaled = (offsets * variances[:, None]).transpose(0, 2, 1, 3)
     low, size = anchors[:, :2], anchors[:, 2:] - anchors[:, :2]
     if code == "CORNER":
@@ -113,8 +118,90 @@ def test_detections(shared: bool, code: str, top: int, keep: int, tmp_path: Path
 
 def test_an_image_without_detections_has_a_row_of_its_own(tmp_path: Path) -> None:
     feeds = {"loc": np.zeros((2, 4)), "conf": np.zeros((2, 2)), "prior": np.zeros((1, 2, 4))}
-    text = "".join(shape(name, *array.shape) for name, array in feeds.items()) + """
+    text = (
+        "".join(shape(name, *array.shape) for name, array in feeds.items())
+        + """
         layer { name: "l" type: "DetectionOutput" bottom: "loc" bottom: "conf" bottom: "prior" top: "y"
           detection_output_param { num_classes: 2 confidence_threshold: 0.5 keep_top_k: 5 } }"""
+    )
     found = run(save(tmp_path, text, NOTHING), {name: a.astype(np.float32) for name, a in feeds.items()})["y"]
     np.testing.assert_array_equal(found, [[[[0, *[-1] * 6], [1, *[-1] * 6]]]])
+
+
+MASK, BIASES, SCALES = [2, 3, 0, 1], [10, 13, 16, 30, 33, 23, 30, 61], [16, 8]
+YOLO = f"""num_classes: 3 num_box: 2 confidence_threshold: 0.3 nms_threshold: 0.4 mask_group_num: 2
+    {" ".join(f"mask: {m}" for m in MASK)} {" ".join(f"biases: {v}" for v in BIASES)}
+    {" ".join(f"anchors_scale: {v}" for v in SCALES)}"""
+
+
+def yolo(folder: Path, feeds: dict[str, Array], param: str = YOLO) -> Array:
+    bottoms = " ".join(f'bottom: "{name}"' for name in feeds)
+    text = "".join(shape(name, *array.shape) for name, array in feeds.items())
+    text += f'layer {{ name: "l" type: "Yolov3DetectionOutput" {bottoms} top: "y" '
+    return run(save(folder, text + f"yolov3_detection_output_param {{ {param} }} }}", NOTHING), feeds)["y"]
+
+
+def yolo_detections(levels: list[Array], threshold: float, nms: float) -> list[list[float]]:
+    """Each class of each cell and anchor is a candidate; all images and classes suppress each other."""
+    found = []
+    for level, array in enumerate(levels):
+        batch, channels, side, _ = array.shape
+        values = array.astype(np.float64).reshape(batch, 2, channels // 2, side, side)
+        for image, anchor, row, column in np.ndindex(batch, 2, side, side):
+            x, y, w, h, objectness, *classes = values[image, anchor, :, row, column]
+            which = MASK[level * 2 + anchor]
+            middle = np.array([column + sigmoid(x), row + sigmoid(y)]) / side
+            size = np.exp([w, h]) * BIASES[2 * which : 2 * which + 2] / (side * SCALES[level])
+            box = np.concatenate([middle - size / 2, middle + size / 2])
+            scores = [sigmoid(value) * sigmoid(objectness) for value in classes]
+            found += [(score, label, box) for label, score in enumerate(scores, 1) if score > threshold]
+    kept: list[tuple[float, int, Array]] = []
+    for item in sorted(found, key=lambda candidate: -candidate[0]):
+        if all(overlap(item[2], other[2]) < nms for other in kept):
+            kept.append(item)
+    return [[0, label, score, *box] for score, label, box in kept]
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_yolo_detections(batch: int, tmp_path: Path) -> None:
+    feeds = {"coarse": 2 * noise("coarse", batch, 16, 3, 3), "fine": 2 * noise("fine", batch, 16, 6, 6)}
+    wanted = np.array(yolo_detections(list(feeds.values()), 0.3, 0.4), np.float32)
+    found = yolo(tmp_path, feeds)
+    assert 10 < len(wanted) < 90 * batch
+    assert found.shape == (1, 1, *wanted.shape)
+    np.testing.assert_allclose(found[0, 0], wanted, atol=2e-6)
+
+
+def test_a_yolo_box_suppresses_what_overlaps_by_just_the_threshold(tmp_path: Path) -> None:
+    param = "num_classes: 1 num_box: 2 mask_group_num: 1 mask: 0 mask: 1 anchors_scale: 4 nms_threshold: "
+    cells = np.zeros((1, 12, 1, 1), np.float32)
+    cells[0, 4] = 1
+    biases = " biases: 4 biases: 4 biases: 4 biases: 2"  # one box is a half of the other, exactly
+    for threshold, count in ((0.5, 1), (0.51, 2)):
+        assert yolo(tmp_path, {"x": cells}, f"{param} {threshold} {biases}").shape == (1, 1, count, 7)
+
+
+def test_a_batch_without_yolo_detections_has_a_row_for_each_image(tmp_path: Path) -> None:
+    feeds = {name: np.full((2, 16, side, side), -9, np.float32) for name, side in (("coarse", 1), ("fine", 2))}
+    np.testing.assert_array_equal(yolo(tmp_path, feeds), [[[[0, *[-1] * 6], [1, *[-1] * 6]]]])
+
+
+@pytest.mark.parametrize(
+    ("param", "message"),
+    [
+        (YOLO.replace("num_classes: 3", ""), "needs num_classes"),
+        (YOLO.replace("mask_group_num: 2", "mask_group_num: 3"), "2 bottoms and mask_group_num 3"),
+        (YOLO.replace("num_classes: 3", "num_classes: 4"), "2 boxes of 4 classes do not fit bottom coarse"),
+        (YOLO.replace("mask: 3", "mask: 9"), "make no sense"),
+        (YOLO.replace("anchors_scale: 8", ""), "make no sense"),
+        (YOLO.replace("nms_threshold: 0.4", "nms_threshold: 0"), "from an overlap of 0.0 has no description"),
+    ],
+)
+def test_yolo_parameters_that_do_not_fit_are_refused(param: str, message: str, tmp_path: Path) -> None:
+    feeds = {"coarse": noise("coarse", 1, 16, 3, 3), "fine": noise("fine", 1, 16, 6, 6)}
+    with pytest.raises(InputError, match=message):
+        yolo(tmp_path, feeds, param)
