@@ -33,9 +33,9 @@ class Layer:
     type: str
     bottoms: list[str]
     tops: list[str]
-    param: pb.LayerParameter
-    block: Message | None
-    place: tuple[Source, int]
+    param: pb.LayerParameter = field(repr=False)
+    block: Message | None = field(repr=False)
+    place: tuple[Source, int] = field(repr=False)
     unknown: list[str] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
     weight_index: int | None = None
