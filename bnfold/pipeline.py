@@ -193,11 +193,12 @@ def _kind(path: Path) -> str:
         if not any(byte < 9 or 13 < byte < 32 for byte in head):
             return "prototxt"
         try:
-            numbers = {part.number for part in wire.fields(data)}
+            found = {(part.number, part.wire) for part in wire.fields(data)}
         except wire.WireError as error:
             hint = "it is neither text nor a whole ONNX or Caffe model; was it copied or downloaded whole?"
             raise InputError(f"cannot be read: {error}", where=str(path), hint=hint) from None
-    return "caffemodel" if numbers & {2, 100} and 7 not in numbers else "onnx"
+    caffe = {(1, wire.BYTES), (2, wire.BYTES), (100, wire.BYTES)}  # the net's name, its layers; ONNX: version, producer
+    return "caffemodel" if found & caffe and not found & {(1, wire.VARINT), (7, wire.BYTES)} else "onnx"
 
 
 def _caffe_order(paths: Sequence[Path]) -> tuple[Path, Path]:
