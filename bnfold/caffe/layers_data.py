@@ -39,16 +39,19 @@ def _channels(p: Any) -> int | None:
 
 def _size(p: Any) -> Shape:
     """Height and width."""
-    crop = p.transform_param.crop_size or p.data_param.crop_size or p.window_data_param.crop_size
+    transform = p.transform_param
+    crop = transform.crop_size or p.data_param.crop_size or p.window_data_param.crop_size
     if crop:
         return crop, crop
-    for q, height, width in (
-        (p.memory_data_param, "height", "width"),
-        (p.image_data_param, "new_height", "new_width"),
-    ):
-        if getattr(q, height) and getattr(q, width):
-            return getattr(q, height), getattr(q, width)
-    return None, None
+    sizes = [
+        (transform.crop_h, transform.crop_w),
+        (p.memory_data_param.height, p.memory_data_param.width),
+        (p.image_data_param.new_height, p.image_data_param.new_width),
+    ]
+    resize = transform.resize_param
+    if resize.resize_mode != resize.FIT_SMALL_SIZE:
+        sizes.append((resize.height, resize.width))
+    return next(((height, width) for height, width in sizes if height and width), (None, None))
 
 
 def dummy_data(b: Builder) -> list[Value]:
@@ -76,4 +79,3 @@ def dummy_data(b: Builder) -> list[Value]:
 def parameter(b: Builder) -> list[Value]:
     b.want_blobs(1)
     return [b.node("Identity", b.blob(0, tuple(b.param.parameter_param.shape.dim)))]
-

@@ -306,6 +306,21 @@ def test_training_layers_are_cut_at_their_scores(tmp_path: Path) -> None:
     assert [len(item.tops) for item in low.layers] == [2, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("transform", "size"),
+    [
+        ("resize_param { height: 8 width: 6 interp_mode: LINEAR }", (8, 6)),
+        ("resize_param { height: 8 width: 6 resize_mode: FIT_SMALL_SIZE }", (None, None)),
+        ("resize_param { height: 8 width: 6 } crop_h: 4 crop_w: 5", (4, 5)),
+        ("resize_param { height: 8 width: 6 } crop_size: 4 ", (4, 4)),
+    ],
+)
+def test_the_size_that_images_are_made(transform: str, size: tuple[int | None, ...], tmp_path: Path) -> None:
+    text = layer("AnnotatedData", f"transform_param {{ force_color: true {transform} }}", "", "data label", "d")
+    low = lowered(tmp_path, text + layer("ReLU", "", "data", "y", "r"))
+    assert [value.shape for value in low.graph.inputs if value.name == "data"] == [(1, 3, *size)]
+
+
 def test_a_type_of_ones_own(tmp_path: Path) -> None:
     register("Mish", lambda b: [b.node("Mul", b.x, b.node("Tanh", b.node("Softplus", b.x)))], in_place=True)
     try:
@@ -321,7 +336,7 @@ def test_constants_that_are_stored_blobs_can_be_told_from_others(tmp_path: Path)
     low = lowered(tmp_path, text, {"s": [noise("g", 3)]})
     keys = [node.inputs[1].tensor.key for node in low.graph.nodes]  # type: ignore[union-attr]
     assert keys[0] == ("blob", low.layers[1].layer.blobs[0])
-    assert keys[1][0] == "made"
+    assert keys[1][0] == "made"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,7 @@ LEFT = {
 }  # fmt: skip
 """At most so many Scale and Bias layers stay: one where a BatchNorm and a Scale stood before a ReLU with no weights in
 front; in the last two nets those whose multiplier is a second bottom."""
-UNCONVERTED = {
-    "darknet_yolov3": ["detection_out"], "mobilenetv3_yolo_se": ["detection_out"], "pvanet91_preact": ["proposal"]
-}  # fmt: skip
+UNCONVERTED = {"pvanet91_preact": ["proposal"]}
 """Layers that are no part of the proof, with all that depends on them."""
 
 
