@@ -171,6 +171,8 @@ RULES: dict[str, Rule] = {
     "Sub": Rule(carry.subtracted, carry.subtracted_down, fan_multiplier="all", fan_shift="one"),
     "Mul": Rule(carry.product, carry.product_down, always, by_constant, "one", "one"),
     "Div": Rule(carry.quotient, carry.product_down, always, by_constant),
+    "DepthToSpace": Rule(rearrange.widened, rearrange.narrowed),
+    "SpaceToDepth": Rule(rearrange.narrowed, rearrange.widened),
     "Gather": Rule(rearrange.gathered, rearrange.gathered_down),
 }
 """Operator -> how it lets an affine pass. A new commuting operator is one row."""

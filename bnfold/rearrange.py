@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .affine import Float64, collapse
-from .carry import Wanted, integers, refuse, shape_of
+from .carry import Wanted, flat, integers, refuse, shape_of
 from .graph import Node, Shape, Value
 
 
@@ -252,3 +252,23 @@ def gathered_down(node: Node, _: int, array: Float64, neutral: float) -> list[Fl
     if array.shape[axis] == 1:
         return [array]
     return [collapse(array.take(indices, axis=axis))]
+
+
+def widened(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """From a channel to the blocksize² channels that DepthToSpace makes it of, or SpaceToDepth makes of it."""
+    flat(node, array, [0, 2, 3])
+    times, vector = int(node.attribute("blocksize", 1)) ** 2, array.reshape(-1)
+    wide = vector.repeat(times) if node.attribute("mode", "DCR") == "CRD" else np.tile(vector, times)
+    return [array if vector.size == 1 else wide.reshape(1, -1, 1, 1)]
+
+
+def narrowed(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """The reverse of `widened`; refuses where the channels that become one do not agree."""
+    flat(node, array, [0, 2, 3])
+    times, vector = int(node.attribute("blocksize", 1)) ** 2, array.reshape(-1)
+    if vector.size == 1:
+        return [array]
+    rows = vector.reshape(-1, times).T if node.attribute("mode", "DCR") == "CRD" else vector.reshape(times, -1)
+    if not (rows == rows[0]).all():
+        raise refuse("axis", f"{node.label} makes one channel of several, and they differ", node)
+    return [rows[0].reshape(1, -1, 1, 1)]
