@@ -95,9 +95,7 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     return tops
 
 
-def _parameters(
-    b: Builder, axis: int, groups: int, taps: Window, transposed: bool
-) -> tuple[Value, Value | None]:
+def _parameters(b: Builder, axis: int, groups: int, taps: Window, transposed: bool) -> tuple[Value, Value | None]:
     """Weight and bias; behind an unknown shape the stored weight says how many channels come in."""
     p = b.param.convolution_param
     stored, outs = b.layer.blobs[0].shape, p.num_output
@@ -163,10 +161,7 @@ def im2col(b: Builder) -> list[Value]:
     zeros = [0] * (axis + 1)
     padded = b.node("Pad", b.x, zeros + taps.pad + zeros + taps.pad) if any(taps.pad) else b.x
     axes = list(range(axis + 1, len(shape)))
-    counts = [
-        (e + 2 * p - d * (k - 1) - 1) // s + 1
-        for e, k, s, p, d in zip(shape[axis + 1 :], *taps, strict=True)
-    ]
+    counts = [(e + 2 * p - d * (k - 1) - 1) // s + 1 for e, k, s, p, d in zip(shape[axis + 1 :], *taps, strict=True)]
     columns = []
     for tap in _positions(taps.kernel):
         starts = [at * d for at, d in zip(tap, taps.dilation, strict=True)]

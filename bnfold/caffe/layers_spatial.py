@@ -100,8 +100,7 @@ def pooled(b: Builder, x: Value, pool: Pool) -> Value:
     size = b.extent(x, 2), b.extent(x, 3)
     counts = _positions(b, pool, size)
     out = [
-        (n - 1) * s + k - p - e
-        for n, s, k, p, e in zip(counts, pool.stride, pool.kernel, pool.pad, size, strict=True)
+        (n - 1) * s + k - p - e for n, s, k, p, e in zip(counts, pool.stride, pool.kernel, pool.pad, size, strict=True)
     ]
     x, written = _behind(b, x, pool, counts, size, out)
     average = pool.method == AVE

@@ -34,8 +34,7 @@ def caffe_pool(x: Array, average: bool, kernel: Pair, stride: Pair, pad: Pair, f
     for i in range(counts[0]):
         for j in range(counts[1]):
             (top, bottom, rows), (left, right, columns) = (
-                _clipped(n, k, s, p, e)
-                for n, k, s, p, e in zip((i, j), kernel, stride, pad, x.shape[2:], strict=True)
+                _clipped(n, k, s, p, e) for n, k, s, p, e in zip((i, j), kernel, stride, pad, x.shape[2:], strict=True)
             )
             part = x[:, :, top:bottom, left:right].reshape(*x.shape[:2], -1)
             if average:
