@@ -68,6 +68,15 @@ class View:
         self.tails.pop(target)
         self.heads.pop(chain.nodes[0])
 
+    def share(self, chain: Chain, first: Chain) -> None:
+        """Take the chain out: whoever read its target reads that of `first`, which holds the same."""
+        source = self.resolve(chain.source)
+        self._readers[source] = [node for node in self.readers(source) if node is not chain.nodes[0]]
+        self._readers[first.target] = self.readers(first.target) + self.readers(chain.target)
+        self.aliases[chain.target] = first.target
+        self.tails.pop(chain.target)
+        self.heads.pop(chain.nodes[0])
+
     def peak(self, tensor: Tensor) -> float:
         """The largest magnitude in a tensor; one pass, remembered. NaN where the tensor holds one."""
         if tensor.key not in self.peaks:

@@ -3,6 +3,7 @@
 Chains of affines are found first: maximal runs in which each node is the only reader of the one before. Then every
 chain is asked about once in each of these passes, and leaves the graph as soon as one succeeds:
 
+    0. same     another chain computes it from the same value already
     1. up       into the linear operators that make its source, in topological order
     2. down     into all linear operators that read its target, in reverse order
     3. both     its multiplier one way and its shift the other
@@ -14,8 +15,8 @@ Why this leaves few operations: a chain that leaves never makes another one's wa
 out of the paths, and a linear operator can take any number of affines on both sides. So the order decides nothing in
 1 and 2 but which way a chain goes that could go both (up), and the reverse order in 2 lets a chain follow the one
 before it. Every removal saves the whole chain, every later pass at most a part of it, so the passes stand in the
-order of what they save. It is not optimal where two affines could only leave together: a value with two readers,
-each of them a chain with the same affine, keeps both.
+order of what they save. It is not optimal where two affines could only leave together: one value read by two chains,
+of which the second could go down if the first went up, keeps both.
 
 Cost: each question visits at most `ask.REACH` operators deep, and no pass is repeated.
 """
@@ -46,7 +47,9 @@ def planned(graph: Graph, style: Style) -> Plan:
     chains = find_chains(graph, result)
     view = View(find_linears(graph), chains, style.unread_outputs)
     decisions = {chain: Decision(chain) for chain in chains}
-    left = [chain for chain in chains if not drop(decisions[chain], view)]
+    firsts: dict[object, Chain] = {}
+    left = [chain for chain in chains if not same(decisions[chain], view, firsts)]
+    left = [chain for chain in left if not drop(decisions[chain], view)]
     left = [chain for chain in left if not whole(decisions[chain], view, "up")]
     left = [chain for chain in reversed(left) if not whole(decisions[chain], view, "down")][::-1]
     left = [chain for chain in left if not whole(decisions[chain], view, "both")]
@@ -105,6 +108,21 @@ def joins(chain: Chain, later: Affine) -> bool:
         return False
     composed = chain.affine.then(later)
     return composed.axes in (chain.affine.axes, later.axes) and composed.finite
+
+
+def same(decision: Decision, view: View, firsts: dict[object, Chain]) -> bool:
+    """A chain goes that does to a value what another one does; not where a name in the interface would go with it."""
+    chain = decision.chain
+    if view.public(chain.target):
+        return False
+    arrays = chain.affine.a, chain.affine.b
+    key = view.resolve(chain.source), *((part.shape, part.tobytes()) for part in arrays)
+    first = firsts.setdefault(key, chain)
+    if first is chain or (view.unread_outputs and view.public(first.target)):
+        return False
+    decision.way, decision.above = "same", [first.nodes[-1]]
+    view.share(chain, first)
+    return True
 
 
 def drop(decision: Decision, view: View) -> bool:

@@ -66,7 +66,8 @@ class Decision:
     """What becomes of one chain.
 
     `way`: "up" (into the operators before it), "down" (into those behind it), "both" (the multiplier one way, the shift
-    the other), "drop" (it does nothing), "merge" (its own nodes become fewer), "keep".
+    the other), "same" (a chain of which `above` holds the last node computes it already), "drop" (it does nothing),
+    "merge" (its own nodes become fewer), "keep".
     `above`, `below`: the nodes before and behind it whose constants take it; `merged` when these are affines of
     another chain, which stays. `through`: the nodes that it passes on the way.
     `residue`: the affine that stays in the place of the chain, None when nothing does. `untouched`: the chain is left

@@ -26,6 +26,7 @@ WAYS = {
     "down": "into the layers behind",
     "both": "into the layers before and behind",
     "merge": "into fewer layers",
+    "same": "removed, another layer does the same",
     "drop": "removed, it does nothing",
 }
 

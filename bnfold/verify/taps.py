@@ -55,6 +55,8 @@ def unchanged(plan: Plan) -> Iterable[tuple[Value, str]]:
 
 def _between(decision: Decision, plan: Plan) -> Iterator[Value]:
     """The values that carry other numbers than before because the affine, or a part of it, passes them."""
+    if decision.way == "same":
+        return
     source, target = decision.chain.source, decision.chain.target
     changed = [value for node in (*decision.above, *decision.through) for value in node.outputs]
     if decision.way == "up" and decision.residue is None:

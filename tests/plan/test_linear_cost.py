@@ -117,7 +117,7 @@ def test_twenty_thousand_convolutions_are_planned_with_two_questions_each(monkey
 def test_a_value_with_many_readers_is_no_burden(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
     x = net.op("Sigmoid", net.input(1, 2, 2, 2))
-    for _ in range(2000):
-        net.output(net.op("Conv", net.bn(x, ramp(2), ramp(2)), np.ones((2, 2, 1, 1))))
+    for index in range(2000):
+        net.output(net.op("Conv", net.bn(x, ramp(2) + index, ramp(2)), np.ones((2, 2, 1, 1))))
     assert questions(net, monkeypatch) <= 3 * 2000
     assert all(d.way == "down" for d in net.plan().decisions)
