@@ -75,7 +75,7 @@ def _fold(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     from . import pipeline
 
-    _refuse_overwriting(given.json, _sources(given))
+    _refuse_overwriting(given.json, [*_sources(given), *pipeline.results(given.out)])
     options = _options(given, strict=given.strict, verify=not given.no_verify, onnx=given.onnx)
     try:
         result = pipeline.fold(_sources(given), given.out, options)
@@ -181,8 +181,8 @@ def _input(word: str) -> tuple[str, tuple[int, ...]]:
     return name, extents
 
 
-def _refuse_overwriting(report: str | None, sources: Sequence[Path]) -> None:
-    if report and report != "-" and os.path.realpath(report) in [os.path.realpath(source) for source in sources]:
+def _refuse_overwriting(report: str | None, models: Sequence[Path]) -> None:
+    if report and report != "-" and os.path.realpath(report) in [os.path.realpath(model) for model in models]:
         raise UsageError(f"--json {report} would overwrite the model")
 
 

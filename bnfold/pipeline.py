@@ -144,7 +144,7 @@ def fold(
 def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Options = Options(), **how: Any) -> Result:
     """Write a Caffe net as ONNX. `how`: what `bnfold.caffe.export.export` takes (opset, ir_version, ...).
 
-    Raises InputError and OutputError.
+    Raises InputError, OutputError, UsageError.
     """
     sources, target = _paths([prototxt, caffemodel]), _target(Path(out))
     with _no_collector(), Staging(target.parent) as staging:
@@ -159,8 +159,8 @@ def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Opt
 
 def open_document(paths: Sequence[Path], options: Options) -> Document:
     """The model in these files, whose kind is told by their content. Raises InputError, UsageError."""
-    kinds = {path: _kind(path) for path in paths}
-    found = sorted(kinds.values())
+    kinds = [_kind(path) for path in paths]
+    found = sorted(kinds)
     if found == ["onnx"]:
         from .onnx.document import OnnxDocument
 
@@ -178,7 +178,7 @@ def open_document(paths: Sequence[Path], options: Options) -> Document:
             keep=options.keep,
             bn_blobs=options.bn_blobs,
         )
-    told = " and ".join(f"{path} ({kind})" for path, kind in kinds.items())
+    told = " and ".join(f"{path} ({kind})" for path, kind in zip(paths, kinds, strict=True))
     hint = "give one ONNX model, or the prototxt and the caffemodel of a Caffe net"
     missing = {"prototxt": "the caffemodel is missing", "caffemodel": "the prototxt is missing"}
     raise UsageError(f"{missing.get(' '.join(found), 'this is not one model')}: {told}", hint=hint)
@@ -224,6 +224,12 @@ def _target(out: Path) -> Path:
     if out.name in ("", ".."):
         raise UsageError(f"-o must name a file, not {str(out)!r}", hint="such as -o folded")
     return Path.cwd() / (out.with_suffix("") if out.suffix in (".prototxt", ".caffemodel") else out)
+
+
+def results(out: PathLike) -> list[Path]:
+    """The names that a result called `out` may take, whatever the kind of the model. Raises UsageError."""
+    target = _target(Path(out))
+    return [target.with_name(target.name + suffix) for suffix in ("", ".prototxt", ".caffemodel", ".onnx")]
 
 
 # -------------------------------------------------------------------------------------------------------------- steps

@@ -111,10 +111,16 @@ def test_verification_failed_1(work: Path, monkeypatch: pytest.MonkeyPatch, caps
         ["keras.onnx", "-o", ".."],
         ["keras.onnx", "-o", "x.onnx", "--onnx"],
         ["keras.onnx", "-o", "x.onnx", "--keep", "nobody"],
+        ["keras.onnx", "keras.onnx", "-o", "x.onnx"],
         ["keras.onnx", "-o", "x.onnx", "--json", "keras.onnx"],
+        ["keras.onnx", "-o", "x.onnx", "--json", "x.onnx"],
+        [*CAFFE, "-o", "x", "--json", "x.prototxt"],
+        [*CAFFE, "-o", "x", "--bn-blobs", "weird"],
         ["plan"],
         ["export", *CAFFE],
         ["export", *CAFFE, "-o", "x.onnx", "--input", "data=1x"],
+        ["export", *CAFFE, "-o", "x.onnx", "--opset", "0"],
+        ["export", *CAFFE, "-o", "x.onnx", "--ir-version", "99"],
     ],
 )
 def test_usage_2(work: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..onnx_writer import LIMIT, Header, write
 from ..wire import Rope
 from .lowering import DEFAULT_OPSET, Lowered, lower
 from .net import CaffeNet, Phase, load
 
 _IR_VERSIONS = {13: 7, 14: 7, 15: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+"""The IR version of the first release of ONNX that had an opset."""
+_KNOWN = range(4, 15)
+"""Before IR version 4 initializers have to be inputs, too; 14 is the newest that was tried."""
 
 
 def export(prototxt: Path, caffemodel: Path | None, out: Path, **how: Any) -> None:
@@ -44,10 +47,13 @@ def model(
 
     `inputs` gives or replaces the shape of inputs by blob name. With `dynamic_batch` the first extent of all inputs is
     left open. `bn_blobs` says how to read BatchNorm blobs whose order the file leaves open.
-    Raises InputError for a net that Caffe would refuse, or a layer that has no exact counterpart.
+    Raises InputError for a net that Caffe would refuse, or a layer that has no exact counterpart; UsageError for
+    versions that cannot be written.
     """
+    if ir_version is not None and ir_version not in _KNOWN:
+        raise UsageError(f"IR version {ir_version} is not supported", hint=f"give one from {_KNOWN[0]} to {_KNOWN[-1]}")
     net = load(prototxt, caffemodel, phase=phase, stages=stages, level=level)
-    version = opset or DEFAULT_OPSET
+    version = DEFAULT_OPSET if opset is None else opset
     lowered = lower(net, opset=version, inputs=inputs, dynamic_batch=dynamic_batch, bn_order=bn_blobs)
     _check(net, lowered, dynamic_batch)
     metadata = {"bnfold.source.prototxt": f"{prototxt.name} sha256:{_digest(prototxt)}"}

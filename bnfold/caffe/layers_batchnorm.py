@@ -118,7 +118,7 @@ def _given(b: Builder, count: int) -> tuple[str, ...] | None:
     twice = [word for word in order if word != "unused" and order.count(word) > 1]
     if wrong or twice:
         raise UsageError(
-            f"--bn-blobs has {(wrong or twice)[0]!r}" + ("" if wrong else " twice"),
+            f"--bn-blobs has {(wrong or twice)[0]!r}" + (", which no blob is called" if wrong else " twice"),
             hint=f"give the blobs in their order with the words {', '.join(ROLES)}",
         )
     return order if len(order) == count else None
