@@ -36,16 +36,15 @@ WAYS = {
 
 def as_data(result: Result) -> Data:
     """The JSON form. Keys are never renamed within one `schema`; figures that are not finite are null."""
-    plans = [(name, plan) for name, plan in result.plans]
     return {
         "schema": SCHEMA,
         "bnfold": __version__,
         "sources": [str(path) for path in result.sources],
-        "folds": [{"graph": g} | _fold(d) for g, plan in plans for d in plan.decisions if not d.untouched],
-        "kept": [{"graph": g} | _kept(d) for g, plan in plans for d in plan.decisions if d.untouched]
+        "folds": [{"graph": g} | _fold(d) for g, plan in result.plans for d in plan.decisions if not d.untouched],
+        "kept": [{"graph": g} | _kept(d) for g, plan in result.plans for d in plan.decisions if d.untouched]
         + [
             {"graph": g, "layers": [{"name": s.node, "type": s.type}], "reasons": [_reason(s.reason)]}
-            for g, plan in plans
+            for g, plan in result.plans
             for s in plan.stayed
         ],
         "before": _counts(result.before),
