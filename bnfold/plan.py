@@ -81,11 +81,12 @@ def find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
 def find_chains(graph: Graph, result: Plan) -> list[Chain]:
     """All chains in topological order; enters into `result` what only looks like an affine, with the reason."""
     tails: dict[Value, Chain] = {}
-    for node in graph.nodes:
-        found = affine(node)
-        if isinstance(found, Refusal):
-            result.stayed.append(Stayed(node.name, node.op, found))
-        if not isinstance(found, Affine) or node.fixed:
+    roles = {node: found for node in graph.nodes if (found := affine(node)) is not None}
+    refused = {node: found for node, found in roles.items() if isinstance(found, Refusal)}
+    result.stayed += [Stayed(node.name, node.op, found) for node, found in refused.items()]
+    torn = {node.origin for node in refused}  # the other nodes of a layer stay with the one that is no affine
+    for node, found in roles.items():
+        if not isinstance(found, Affine) or node.fixed or node.origin in torn:
             continue
         source = next(v for v in node.inputs if v is not None and v.tensor is None)
         before = tails.get(source)

@@ -16,7 +16,10 @@ from .graph import Node, Shape, Value
 
 def permutation(node: Node) -> list[int]:
     rank = len(shape_of(node.inputs[0], node))
-    return [int(i) for i in node.attribute("perm", range(rank)[::-1])]
+    order = [int(i) for i in node.attribute("perm", range(rank)[::-1])]
+    if sorted(order) != list(range(rank)):
+        raise refuse("shape", f"{node.label} orders {rank} axes by {order}", node)
+    return order
 
 
 def transposed(node: Node, _: int, array: Float64, neutral: float) -> Wanted:

@@ -16,7 +16,7 @@ from .carry import Refused, refuse, shape_of
 from .graph import Node, Tensor, Value
 from .quantised import dequantised, dequantiser
 from .records import Refusal
-from .windows import padded
+from .windows import check_lengths, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,10 @@ def conv_transpose(node: Node) -> Linear:
 def even(node: Node, kernel: tuple[int, ...]) -> bool:
     """Whether every output of a transposed convolution adds up all taps: stride 1, and a border that is cut off."""
     rank = len(kernel)
-    strides, dilations = node.attribute("strides", [1] * rank), node.attribute("dilations", [1] * rank)
-    pads = node.attribute("pads", [0] * 2 * rank)
+    check_lengths(node, rank)
+    strides = node.attribute("strides", None) or [1] * rank
+    dilations = node.attribute("dilations", None) or [1] * rank
+    pads = node.attribute("pads", None) or [0] * 2 * rank
     reach = [dilation * (k - 1) for dilation, k in zip(dilations, kernel, strict=True)]
     explicit = node.attribute("auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in node.attributes
     cut = all(pad >= border for pad, border in zip(pads, reach * 2, strict=True))

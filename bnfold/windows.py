@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .carry import refuse
 from .graph import Node, Value
 
 
@@ -41,11 +42,20 @@ class Axis:
         return not ((reads >= 0) & (reads < self.size)).any(axis=1).all()
 
 
+def check_lengths(node: Node, rank: int) -> None:
+    """Refuse a node whose attributes are not those of a window of `rank` axes, which only a broken model has."""
+    for name, times in (("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 2), ("output_padding", 1)):
+        given = node.attribute(name, None)
+        if given and len(given) != rank * times:
+            raise refuse("shape", f"{node.label} has {len(given)} {name} for {rank} axes", node)
+
+
 def axes(node: Node) -> Iterator[Axis]:
     """The spatial axes of a convolution or pooling; none where it has no kernel (a global pooling)."""
     weight = node.constant(1)
     kernel: Sequence[int] = node.attribute("kernel_shape", None) or (weight.shape[2:] if weight is not None else ())
     rank = len(kernel)
+    check_lengths(node, rank)
     strides = node.attribute("strides", None) or [1] * rank
     dilations = node.attribute("dilations", None) or [1] * rank
     pads = node.attribute("pads", None) or [0] * 2 * rank

@@ -124,6 +124,10 @@ def overlapping(external: External, tensors: Iterable[StoredTensor]) -> set[Stor
     return found
 
 
+MOST_AXES = 32
+"""Of any array in the oldest NumPy that is supported."""
+
+
 class Tensors:
     """Makes constants of a model's stored tensors."""
 
@@ -142,7 +146,12 @@ class Tensors:
         values = self.dense(stored.values, stored.values)
         indices = self.dense(stored.indices, stored.indices, stored.name)
         count, rank = values.shape[:1], len(stored.dims)
-        good = len(values.shape) == 1 and indices.dtype == np.int64 and indices.shape in (count, (*count, rank))
+        good = (
+            rank <= MOST_AXES
+            and len(values.shape) == 1
+            and indices.dtype == np.int64
+            and indices.shape in (count, (*count, rank))
+        )
         if not good or any(extent < 0 for extent in stored.dims):
             raise self._fault(stored.name, "is sparse and its values and indices do not fit together")
         dtype = values.dtype if math.prod(stored.dims) <= LARGEST else OPAQUE
@@ -152,6 +161,8 @@ class Tensors:
         return InputError(f"the tensor {name!r} {what}", where=self.data.where, hint="the file may be damaged")
 
     def _check(self, stored: StoredTensor, dtype: DType, name: str) -> None:
+        if len(stored.dims) > MOST_AXES:
+            raise self._fault(name, f"has {len(stored.dims)} axes")
         if any(extent < 0 for extent in stored.dims):
             raise self._fault(name, f"has a negative extent in {stored.dims}")
         size = math.prod(stored.dims) * dtype.itemsize

@@ -193,3 +193,26 @@ def test_weights_that_would_lose_their_digits_stay() -> None:
     x = net.op("Conv", net.input(1, 2, 3, 3), np.full((2, 2, 1, 1), 0.01))
     net.output(net.op("Mul", x, np.array(4e-6)))
     assert [reason.code for reason in only(net).reasons] == ["underflow", "output"]
+
+
+def test_a_layer_of_which_one_half_is_no_affine_stays_whole() -> None:
+    """As a Scale with a broken gamma: its Mul cannot go, so its Add must not."""
+    net = Net()
+    x = net.op("Mul", net.op("Conv", net.input(1, 2, 3, 3), np.ones((2, 2, 1, 1))), np.array(np.inf))
+    net.output(net.op("Add", x, np.array(1.0)))
+    for node in net.graph.nodes[1:]:
+        node.origin = "scale"
+    plan = net.plan()
+    assert [reason.reason.code for reason in plan.stayed] == ["finite"]
+    assert plan.decisions == []
+
+
+@pytest.mark.parametrize(
+    ("op", "given"), [("Transpose", {"perm": [0, 1, 7]}), ("MaxPool", {"kernel_shape": [2, 2], "pads": [1]})]
+)
+def test_attributes_that_make_no_sense_are_refused(op: str, given: dict[str, list[int]]) -> None:
+    net = Net()
+    x = net.op("Conv", net.input(1, 2, 3, 3), np.ones((2, 2, 1, 1)))
+    x = net.graph.add_node(op, [x], [Value("y", x.shape)], given, origin=op, name=op, version=13).outputs[0]
+    net.output(net.bn(x, ramp(2), ramp(2)))
+    assert "shape" in [reason.code for reason in only(net).reasons]
