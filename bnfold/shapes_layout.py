@@ -62,10 +62,11 @@ def flatten(node: Node) -> list[Shape | None]:
     if data is None:
         return [(None, None)]
     axis = axis + len(data) if axis < 0 else axis
-    return [(_product(data[:axis]), _product(data[axis:]))]
+    return [(product(data[:axis]), product(data[axis:]))]
 
 
-def _product(extents: Iterable[int | None]) -> int | None:
+def product(extents: Iterable[int | None]) -> int | None:
+    """None when a factor is."""
     result = 1
     for extent in extents:
         if extent is None:
@@ -101,7 +102,7 @@ def _cancelled(data: Shape, target: Sequence[int | None]) -> tuple[int | None, i
     """Elements of the data and of the target without its -1, where extents copied by a 0 stand on neither side."""
     copied = {axis for axis, extent in enumerate(target) if extent == 0}
     rest = [e for axis, e in enumerate(target) if axis not in copied and e != -1]
-    return _product(e for axis, e in enumerate(data) if axis not in copied), _product(rest)
+    return product(e for axis, e in enumerate(data) if axis not in copied), product(rest)
 
 
 def transpose(node: Node) -> list[Shape | None]:

@@ -213,13 +213,3 @@ class Builder:
 
 def _may_equal(a: Shape, b: Shape) -> bool:
     return len(a) == len(b) and all(p == q or p is None or q is None for p, q in zip(a, b, strict=True))
-
-
-def product(extents: Iterable[int | None]) -> int | None:
-    """None when a factor is."""
-    result = 1
-    for extent in extents:
-        if extent is None:
-            return None
-        result *= extent
-    return result

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..graph import Value
-from .builder import INT64, Builder, Unknown, product
+from ..shapes_layout import product
+from .builder import INT64, Builder, Unknown
 
 MOST_TAPS = 4096
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Value
-from .builder import Builder, Unknown, product
+from ..shapes_layout import product
+from .builder import Builder, Unknown
 
 MOST_STEPS = 4096
 """Every step becomes a dozen nodes."""
