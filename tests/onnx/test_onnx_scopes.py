@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_models import X, Y, batch_norm, conv_bn, fold, model, node, norm, tensor
+from onnx_models import X, Y, batch_norm, conv_bn, fold, model, node, norm, same, tensor
 
 from bnfold.errors import UsageError
 from bnfold.onnx.document import OnnxDocument
@@ -163,3 +163,28 @@ def test_what_training_or_annotations_name_stays() -> None:
         "used in training",
         "named by a quantisation annotation",
     ]
+
+
+@pytest.mark.parametrize("op", ["Loop", "Scan"])
+def test_folds_inside_of_the_bodies_of_loops(op: str) -> None:
+    """Two rounds of a Conv and its BatchNormalization, whose image is the state of the loop."""
+    nodes = [node("Conv", "s W", "c"), batch_norm("c", "bn", "n")]
+    if op == "Loop":
+        state = [
+            helper.make_tensor_value_info(n, t, s) for n, t, s in (("i", 7, []), ("go", 9, []), ("s", 1, [1, 2, 5, 5]))
+        ]
+        nodes.append(node("Identity", "go", "on"))
+        results = [helper.make_tensor_value_info("on", 9, []), helper.make_tensor_value_info("n", 1, [1, 2, 5, 5])]
+        outer = node("Loop", "rounds _ x", "y", body=helper.make_graph(nodes, "body", state, results))
+    else:
+        state = [helper.make_tensor_value_info(n, 1, s) for n, s in (("s", [1, 2, 5, 5]), ("i", [1]))]
+        nodes.append(node("Identity", "i", "j"))
+        results = [helper.make_tensor_value_info(n, 1, s) for n, s in (("n", [1, 2, 5, 5]), ("j", [1]))]
+        body = helper.make_graph(nodes, "body", state, results)
+        outer = node("Scan", "x turns", "y unused", body=body, num_scan_inputs=1)
+    stored = [tensor("W", 2, 2, 1, 1), *norm("bn", 2), tensor("turns", 2, 1)]
+    stored.append(numpy_helper.from_array(np.array(2), "rounds"))
+    source = model([outer], stored)
+    folded = fold(source)
+    same(source, folded)
+    assert [n.op_type for n in folded.graph.node[0].attribute[0].g.node] == ["Conv", "Identity"]
