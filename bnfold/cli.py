@@ -75,7 +75,7 @@ def _fold(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     from . import pipeline
 
-    _refuse_overwriting(given.json, [*_sources(given), *pipeline.results(given.out)])
+    _check_report(given.json, [*_sources(given), *pipeline.results(given.out)])
     options = _options(given, strict=given.strict, verify=not given.no_verify, onnx=given.onnx)
     try:
         result = pipeline.fold(_sources(given), given.out, options)
@@ -181,9 +181,13 @@ def _input(word: str) -> tuple[str, tuple[int, ...]]:
     return name, extents
 
 
-def _refuse_overwriting(report: str | None, models: Sequence[Path]) -> None:
-    if report and report != "-" and os.path.realpath(report) in [os.path.realpath(model) for model in models]:
+def _check_report(report: str | None, models: Sequence[Path]) -> None:
+    """Raises UsageError or OutputError now, rather than when the result is in place, for a report that cannot be."""
+    if report is None or report == "-":
+        return
+    if os.path.realpath(report) in [os.path.realpath(model) for model in models]:
         raise UsageError(f"--json {report} would overwrite the model")
+    _write(report, "", for_good=False)
 
 
 # ------------------------------------------------------------------------------------------------------------- output
@@ -194,7 +198,7 @@ def _report(result: Result, json_file: str | None, *, quiet: bool) -> None:
     from . import report
 
     data = report.as_data(result)
-    if json_file:
+    if json_file is not None:
         import json
 
         text = json.dumps(data, indent=2, allow_nan=False) + "\n"
@@ -206,7 +210,7 @@ def _report(result: Result, json_file: str | None, *, quiet: bool) -> None:
         report.write_text(report.as_tables(data), sys.stdout)
 
 
-def _write(name: str, text: str) -> None:
+def _write(name: str, text: str, *, for_good: bool = True) -> None:
     from pathlib import Path
 
     from .files import Staging
@@ -215,7 +219,8 @@ def _write(name: str, text: str) -> None:
     path = Path.cwd() / name
     with Staging(path.parent) as staging:
         staging.write(path, Rope(text.encode("utf-8", "surrogateescape")))
-        staging.commit()
+        if for_good:
+            staging.commit()
 
 
 def _fault(error: BnfoldError) -> int:

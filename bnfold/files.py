@@ -63,6 +63,8 @@ class Staging:
         """Where the content of `target`, a path under the folder, is staged: the same path under another folder."""
         if target.is_dir():
             raise OutputError("a folder has this name already", where=str(target), hint="choose another name with -o")
+        if target.exists() and not target.is_file():  # such as /dev/null, which root could replace
+            raise OutputError("this is no regular file", where=str(target), hint="choose another name with -o")
         if target.exists() and not os.access(target, os.W_OK):
             raise OutputError("the file is write-protected", where=str(target), hint="choose another name with -o")
         staged = self._room / "new" / target.relative_to(self.folder)

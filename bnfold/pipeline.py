@@ -38,7 +38,7 @@ class Options:
     the blobs of BatchNorm layers, where the file leaves it open. `keep`: values that keep name and content. `freeze`:
     take initializers that are also inputs of an ONNX model (IR version 4 or later) for constants. `strict`: a
     BatchNorm that stays is an error. `verify`: prove the result before it is put in place. `onnx`: write the folded
-    Caffe net as ONNX too.
+    Caffe net as ONNX too. Raises UsageError for another phase, and for a text where a tuple of names is needed.
     """
 
     phase: Literal["TEST", "TRAIN"] = "TEST"
@@ -50,6 +50,13 @@ class Options:
     strict: bool = False
     verify: bool = True
     onnx: bool = False
+
+    def __post_init__(self) -> None:
+        if self.phase not in ("TEST", "TRAIN"):
+            raise UsageError(f"phase {self.phase!r} is neither TEST nor TRAIN")
+        for name in ("stages", "keep"):
+            if isinstance(text := getattr(self, name), str):
+                raise UsageError(f"{name} is a tuple of names, not a text", hint=f"such as {name}=({text!r},)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,8 @@ def test_strict_4(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_could_not_write_5(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["keras.onnx", "-o", "nowhere/folded.onnx"]) == 5
     assert "create it first" in capsys.readouterr().err
+    assert cli.main(["keras.onnx", "-o", "x.onnx", "--json", "nowhere/report.json"]) == 5
+    assert not (work / "x.onnx").exists()
     (work / "folded.onnx").mkdir()
     assert cli.main(["keras.onnx", "-o", "folded.onnx"]) == 5
 

@@ -178,3 +178,11 @@ def test_a_link_is_replaced_and_its_file_untouched(tmp_path: Path) -> None:
     assert (tmp_path / "original").read_bytes() == b"precious"
     assert (tmp_path / "net.prototxt").read_bytes() == b"new"
     assert not (tmp_path / "net.prototxt").is_symlink()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with Staging(tmp_path) as staging, pytest.raises(OutputError, match="no regular file"):
+        staging.write(tmp_path / "pipe", Rope(b""))
+    assert (tmp_path / "pipe").is_fifo()

@@ -52,6 +52,12 @@ def test_the_same_input_gives_the_same_bytes(samples: Path, tmp_path: Path) -> N
         assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"other.{suffix}").read_bytes()
 
 
+@pytest.mark.parametrize("asked", [{"phase": "LUNCH"}, {"stages": "deploy"}, {"keep": "conv1"}])
+def test_options_that_make_no_sense_are_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(bnfold.UsageError):
+        Options(**asked)
+
+
 def test_what_a_result_tells(samples: Path, tmp_path: Path) -> None:
     result = fold(samples / "keras.onnx", tmp_path / "x.onnx")
     assert result.sources == (samples / "keras.onnx",)
