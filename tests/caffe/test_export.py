@@ -64,6 +64,11 @@ def test_every_opset_computes_the_same(opset: int, files: Files) -> None:
     np.testing.assert_allclose(run(files, x, opset=opset)["prob"], run(files, x)["prob"], atol=1e-6)
 
 
+@pytest.mark.parametrize(("how", "version"), [({"opset": 15}, 8), ({"opset": 22}, 10), ({"ir_version": 9}, 9)])
+def test_the_ir_version_goes_with_the_opset_unless_it_is_given(how: dict[str, int], version: int, files: Files) -> None:
+    assert loaded(files, **how).ir_version == version
+
+
 def test_the_file_is_what_the_model_says(files: Files, tmp_path: Path) -> None:
     out, stream = tmp_path / "net.onnx", io.BytesIO()
     export(*files, out)
