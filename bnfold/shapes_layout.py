@@ -88,6 +88,8 @@ def reshape(node: Node) -> list[Shape | None]:
     for axis, extent in enumerate(shape):
         if extent == 0 and not node.attribute("allowzero", 0):
             shape[axis] = None if data is None else data[axis]
+    if any(extent is not None and extent < -1 for extent in shape):
+        return [None]
     if -1 in shape:
         at = shape.index(-1)
         shape[at] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,10 +45,13 @@ class Host:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of its blobs: the extents of what it works on."""
+        """Of its blobs: the extents of what it works on; behind a layer of unknown type its blobs and constants tell."""
         axis, count = self.span
-        shape = self.target.shape or self.source.shape or self.affine.a.shape
-        return tuple(int(extent or 1) for extent in shape[axis : axis + count])
+        shape = self.target.shape or (None,) * self.affine.rank
+        own = math.prod(self.layer.blobs[0].shape) if self.layer.blobs and count == 1 else 1
+        spelled = np.broadcast_shapes(self.affine.a.shape, self.affine.b.shape)
+        known = zip(shape[axis : axis + count], spelled[axis : axis + count], strict=True)
+        return tuple(extent or (own if constant == 1 else constant) for extent, constant in known)
 
     @property
     def fits(self) -> bool:

@@ -716,3 +716,14 @@ def test_the_prototxt_counts_and_not_the_parameters_in_the_caffemodel(tmp_path: 
     wanted = (wanted - (mean / factor)[:, None, None]) / np.sqrt(variance / factor + 0.5)[:, None, None]
     found = run(check(files).files, {"data": x})["o"]
     assert np.allclose(found, wanted.clip(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_what_stays_behind_an_unknown_layer_has_the_channels_of_its_blobs(tmp_path: Path, alike: bool) -> None:
+    """A Concat of what nobody knows has an open number of channels; the BatchNorm has 5."""
+    text = data() + layer("Mystery", "m", "data", "m") + conv("c", "m", "c", outs=3) + layer("ReLU", "r", "c", "c")
+    text += layer("Concat", "k", "c m", "k") + bn("bn", "k", "bn") + layer("Sigmoid", "g", "bn", "g")
+    ones = np.ones(5) if alike else np.arange(1.0, 6)
+    weights = {"c": [np.ones((3, 2, 1, 1)), np.ones(3)], "bn": [ones, ones, np.ones(1)]}
+    arrays = dict(fold(save(tmp_path, text, weights)).stored)["bn"]
+    assert [array.shape for array in arrays] == [(5,), (5,)]
