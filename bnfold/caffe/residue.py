@@ -45,7 +45,7 @@ class Host:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of its blobs: the extents of what it works on; behind a layer of unknown type its blobs and constants tell."""
+        """Of its blobs: the extents of what it works on; where these are open, its old blobs and its constants tell."""
         axis, count = self.span
         shape = self.target.shape or (None,) * self.affine.rank
         own = math.prod(self.layer.blobs[0].shape) if self.layer.blobs and count == 1 else 1
