@@ -107,8 +107,11 @@ class Asking:
         if node is None:
             raise refuse("input", f"{value.name!r} is an input of the net, and no weights stand before it")
         readers = self.view.readers(value)
+        if len(readers) > 1 and all(reader.origin is node.origin for reader in readers):
+            raise refuse("nonlinear", f"{node.label} does not commute with a per-channel affine", node)
         if len(readers) > 1:
-            names = ", ".join(repr(reader.name) for reader in readers[:4]) + (", ..." if len(readers) > 4 else "")
+            unique = list(dict.fromkeys(repr(reader.name) for reader in readers))
+            names = ", ".join(unique[:4]) + (", ..." if len(unique) > 4 else "")
             what = f"{value.name!r} has several readers ({names}), and each needs it as it is"
             raise refuse("readers", what, node)
         array = collapse(array)

@@ -24,7 +24,7 @@ HINTS = {
     "input": "it can be moved into the preprocessing of the input by hand",
     "negative": "with the normalisation before the pooling or activation it folds, which is another network",
     "nonlinear": "with the normalisation next to a convolution it folds, which is another network",
-    "output": "if nobody needs that value, take it from the outputs (or from --keep)",
+    "output": "if nobody needs that value, take it out of the outputs",
     "padding": "with a convolution that does not pad it folds, which is another network",
     "readers": "if the other readers are not needed, cut them off",
 }
