@@ -36,10 +36,12 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("auto_pad", "mode", "coordinate_transformation_mode", "nearest_mode", "equation"), (str,)),
     **dict.fromkeys(("group", "transA", "transB", "ceil_mode", "count_include_pad", "storage_order"), (int,)),
     **dict.fromkeys(("keepdims", "is_test", "spatial", "training_mode", "noop_with_empty_axes", "axis"), (int,)),
-    **dict.fromkeys(("blocksize", "allowzero", "to", "broadcast", "num_outputs", "start", "end"), (int,)),
+    **dict.fromkeys(
+        ("blocksize", "block_size", "batch_dims", "allowzero", "to", "broadcast", "num_outputs", "start", "end"), (int,)
+    ),
     **dict.fromkeys(("pads", "strides", "dilations", "kernel_shape", "output_padding", "output_shape"), (tuple,)),
-    **dict.fromkeys(("perm", "axes", "starts", "ends", "steps", "split", "paddings", "value_ints"), (tuple,)),
-    **dict.fromkeys(("epsilon", "beta", "momentum", "value_float"), (float,)),
+    **dict.fromkeys(("perm", "axes", "starts", "ends", "steps", "split", "paddings", "scales", "value_ints"), (tuple,)),
+    **dict.fromkeys(("alpha", "epsilon", "beta", "momentum", "value_float"), (float,)),
     "value": (float,),
     "shape": (tuple,),
     "value_floats": (tuple,),

@@ -123,6 +123,7 @@ def broken() -> dict[str, onnx.ModelProto]:
         "needs 2": model([node("Conv", "x", "y")]),
         "needs 5": model([node("BatchNormalization", "x W W W", "y")], [tensor("W", 2)]),
         "attribute 'pads' of the wrong type": model([node("Conv", "x W", "y", pads="all")], [weight]),
+        "attribute 'alpha' of the wrong type": model([node("Gemm", "x W", "y", alpha="one")], [weight]),
         "does not import the standard": helper.make_model(
             conv_bn().graph, opset_imports=[helper.make_opsetid("my", 1)]
         ),
