@@ -15,7 +15,7 @@ import numpy as np
 
 from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
 from .carry import Refused, refuse, shape_of
-from .graph import Node, Tensor, Value
+from .graph import Node, Tensor, Value, content_readers
 from .operators import RULES, Rule
 from .quantised import check_multiplier
 from .records import Chain, Refusal
@@ -51,7 +51,10 @@ class View:
         return value
 
     def readers(self, value: Value) -> list[Node]:
-        return self._readers.get(value, value.readers)
+        """Who reads the content of `value`, one entry a read."""
+        if value not in self._readers:
+            self._readers[value] = content_readers(value)
+        return self._readers[value]
 
     def public(self, value: Value) -> str:
         return self._public.get(value, value.public)
@@ -114,13 +117,15 @@ class Asking:
             names = ", ".join(unique[:4]) + (", ..." if len(unique) > 4 else "")
             what = f"{value.name!r} has several readers ({names}), and each needs it as it is"
             raise refuse("readers", what, node)
-        array = collapse(array)
-        if self.take_linear(node, array, kind, behind=True):
+        array, index = collapse(array), node.outputs.index(value)
+        if not index and self.take_linear(node, array, kind, behind=True):
             return
         if self.take_chain(self.view.tails.get(value), array, kind, behind=True):
             return
         rule = self.passing(node, array, kind, depth)
-        wanted = rule.up(node, node.outputs.index(value), array, kind)
+        if index and not rule.pieces:
+            raise refuse("nonlinear", f"{value.name!r} is another output of {node.label} than that of its data", node)
+        wanted = rule.up(node, index, array, kind)
         asked = [(v, a) for v, a in zip(node.inputs, wanted, strict=False) if v is not None and a is not None]
         if not asked:
             raise refuse("constant", f"{node.label} has no input that could take it", node)

@@ -146,3 +146,25 @@ class Graph:
             value.producer = node
         self.nodes.append(node)
         return node
+
+
+BLIND: dict[str, frozenset[int]] = {
+    "Shape": frozenset({0}),
+    "Size": frozenset({0}),
+    "EyeLike": frozenset({0}),
+    "CastLike": frozenset({1}),
+    "RandomNormalLike": frozenset({0}),
+    "RandomUniformLike": frozenset({0}),
+}
+"""Operator -> the inputs of which it reads shape or type and no content: a fold changes neither."""
+
+
+def reads_content(node: Node, value: Value) -> bool:
+    """Whether the content of `value` matters to `node`, which reads it."""
+    blind = BLIND.get(node.op)
+    return blind is None or any(v is value and i not in blind for i, v in enumerate(node.inputs))
+
+
+def content_readers(value: Value) -> list[Node]:
+    """The readers of `value` that its content matters to, one entry a read."""
+    return [node for node in value.readers if reads_content(node, value)]

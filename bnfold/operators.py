@@ -17,7 +17,7 @@ import numpy as np
 from . import carry, rearrange
 from .affine import Float64
 from .carry import Down, Up, mixing, refuse
-from .graph import Node
+from .graph import Node, content_readers
 from .windows import hollow, padded
 
 Condition = Callable[[Node, Float64], None]
@@ -90,7 +90,7 @@ def filled(node: Node) -> None:
 
 def only_values(node: Node, array: Float64) -> None:
     """A max pooling commutes; the indices of its second output need not, when rounding makes a tie."""
-    if any(value.readers or value.public for value in node.outputs[1:]):
+    if any(content_readers(value) or value.public for value in node.outputs[1:]):
         raise refuse("indices", f"the indices that {node.label} finds are read", node)
     filled(node)
 
@@ -115,6 +115,8 @@ class Rule:
 
     `fan` says which inputs carry data, and who of them takes what an output shall have: the "first" is the only one,
     "each" takes its own slice, "all" the same, "one" alone. Other inputs are parameters, into which nothing passes.
+    The rule speaks of the first output; with `pieces` of every one, as all are parts of the data. What else an operator
+    puts out, a mask or indices, is no function of which it knows anything.
     """
 
     up: Up
@@ -123,6 +125,7 @@ class Rule:
     shift: Condition = always
     fan_multiplier: str = "first"
     fan_shift: str = "first"
+    pieces: bool = False
 
 
 SPATIAL = mixing(carry.spatial_axes)
@@ -152,7 +155,7 @@ RULES: dict[str, Rule] = {
     "ReduceMin": Rule(carry.reduced, carry.reduced_down, positive),
     "ReduceSum": Rule(carry.summed, carry.summed_down),
     "Concat": Rule(rearrange.concatenated, rearrange.concatenated_down, fan_multiplier="each", fan_shift="each"),
-    "Split": Rule(rearrange.split, rearrange.split_down),
+    "Split": Rule(rearrange.split, rearrange.split_down, pieces=True),
     "Slice": Rule(rearrange.sliced, rearrange.sliced_down),
     "Pad": Rule(*PADDED, unfilled, mirrored),
     "Resize": INTERPOLATION,

@@ -28,7 +28,7 @@ import numpy as np
 from .affine import Affine, collapse, identity
 from .ask import MULTIPLIER, SHIFT, Asking, View
 from .carry import Refused, refuse
-from .graph import Graph, Node, Value
+from .graph import Graph, Node, Value, content_readers
 from .records import Chain, Decision, Plan, Refusal, Stayed, Style
 from .roles import AFFINE, LINEAR, Linear, affine, linear
 
@@ -47,8 +47,8 @@ def planned(graph: Graph, style: Style) -> Plan:
     chains = find_chains(graph, result)
     view = View(find_linears(graph), chains, style.unread_outputs)
     decisions = {chain: Decision(chain) for chain in chains}
-    firsts: dict[object, Chain] = {}
-    left = [chain for chain in chains if not same(decisions[chain], view, firsts)]
+    gone = twins(decisions, view, graph)
+    left = [chain for chain in chains if chain not in gone]
     left = [chain for chain in left if not drop(decisions[chain], view)]
     left = [chain for chain in left if not whole(decisions[chain], view, "up")]
     left = [chain for chain in reversed(left) if not whole(decisions[chain], view, "down")][::-1]
@@ -64,6 +64,9 @@ def planned(graph: Graph, style: Style) -> Plan:
         if not in_part(decisions[chain], view, style):
             in_place(decisions[chain], view, style)
     result.decisions = list(decisions.values())
+    for chain in (decision.chain for decision in result.decisions if not decision.untouched):
+        for node in chain.nodes[:-1]:  # who reads a value inside a chain reads its shape alone, which is its source's
+            view.aliases[node.outputs[0]] = chain.source
     result.weights, result.aliases, result.names = view.taken, view.aliases, view.names
     return result
 
@@ -105,10 +108,21 @@ def find_chains(graph: Graph, result: Plan) -> list[Chain]:
 
 def joins(chain: Chain, later: Affine) -> bool:
     """Whether `later`, which reads the target of `chain`, is one affine with it, no larger than either."""
-    if len(chain.target.readers) != 1 or chain.target.public:
+    if len(content_readers(chain.target)) != 1 or chain.target.public:
         return False
     composed = chain.affine.then(later)
     return composed.axes in (chain.affine.axes, later.axes) and composed.finite
+
+
+def twins(decisions: dict[Chain, Decision], view: View, graph: Graph) -> set[Chain]:
+    """The chains that go because another one computes the same.
+
+    Of several the one that ends first stays: who reads another stands behind that one's end, and so behind this one.
+    """
+    ends = {node: i for i, node in enumerate(graph.nodes)}
+    firsts: dict[object, Chain] = {}
+    order = sorted(decisions, key=lambda chain: ends[chain.nodes[-1]])
+    return {chain for chain in order if same(decisions[chain], view, firsts)}
 
 
 def same(decision: Decision, view: View, firsts: dict[object, Chain]) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 
 from .affine import Float64, collapse
 from .carry import Wanted, flat, integers, refuse, shape_of
-from .graph import Node, Shape, Value
+from .graph import Node, Shape, Value, content_readers
+from .shapes_values import slice_arguments, slice_indices
 
 
 def permutation(node: Node) -> list[int]:
@@ -185,7 +186,7 @@ def split(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
     """Up through a Split: the neutral element stands for the other pieces, where anyone reads them."""
     axis = int(node.attribute("axis", 0)) % array.ndim
     others = [value for i, value in enumerate(node.outputs) if i != index]
-    if array.shape[axis] == 1 and not any(value.readers or value.public for value in others):
+    if array.shape[axis] == 1 and not any(content_readers(value) or value.public for value in others):
         return [array]
     return [placed(array, axis, *split_part(node, axis, index), neutral)]
 
@@ -201,17 +202,14 @@ def split_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float
     return parts
 
 
-def slices(node: Node, array: Float64) -> dict[int, list[int]]:
+def slices(node: Node, array: Float64) -> dict[int, range]:
     """The indices that a Slice keeps, for each axis on which the array varies."""
-    starts, ends = integers(node, 1, "starts") or [], integers(node, 2, "ends") or []
-    axes = integers(node, 3, "axes") or list(range(len(starts)))
-    steps = integers(node, 4, "steps") or [1] * len(starts)
-    kept = {}
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if array.shape[axis] != 1:
-            size = extent(node.inputs[0], axis, node)
-            kept[axis % array.ndim] = list(range(*slice(start, end, step).indices(size)))
-    return kept
+    cuts = slice_arguments(node)
+    if cuts is None:
+        raise refuse("dynamic", f"{node.label} computes what it cuts at run time", node)
+    varying = [(axis % array.ndim, start, end, step) for axis, start, end, step in cuts if array.shape[axis] != 1]
+    sizes = {axis: extent(node.inputs[0], axis, node) for axis, *_ in varying}
+    return {axis: slice_indices(start, end, step, sizes[axis]) for axis, start, end, step in varying}
 
 
 def sliced(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
@@ -219,7 +217,7 @@ def sliced(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     for axis, kept in slices(node, array).items():
         size = extent(node.inputs[0], axis, node)
         whole = np.full((*array.shape[:axis], size, *array.shape[axis + 1 :]), neutral)
-        whole[(slice(None),) * axis + (kept,)] = array
+        whole[(slice(None),) * axis + (list(kept),)] = array
         array = whole
     return [array]
 

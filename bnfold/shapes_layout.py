@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from .graph import Node, Shape
-from .shapes_values import contents, given, integers, shape_of
+from .shapes_values import contents, given, integers, shape_of, slice_arguments, slice_indices
 
 
 def broadcast(shapes: Iterable[Shape | None]) -> Shape | None:
@@ -170,32 +170,21 @@ def split(node: Node) -> list[Shape | None]:
 
 
 def slice_(node: Node) -> list[Shape | None]:
-    data = shape_of(node)
+    data, cuts = shape_of(node), slice_arguments(node)
     if data is None:
         return [None]
-    starts, ends = integers(node, "starts", 1), integers(node, "ends", 2)
-    axes = integers(node, "axes", 3) if given(node, "axes", 3) else tuple(range(len(starts or ())))
-    steps = integers(node, "steps", 4) if given(node, "steps", 4) else (1,) * len(starts or ())
-    if axes is None:
-        return [(None,) * len(data)]
     shape = list(data)
-    known = starts is not None and ends is not None and steps is not None
-    if not axes and not known:
-        return [(None,) * len(data)]
-    for k, axis in enumerate(axes):
+    if cuts is None:
+        axes = integers(node, "axes", 3)
+        return [tuple(None if axes is None or axis in _from_front(axes, data) else e for axis, e in enumerate(shape))]
+    for axis, start, end, step in cuts:
         extent = shape[axis]
-        if starts is None or ends is None or steps is None or extent is None:
-            shape[axis] = None
-        else:
-            shape[axis] = _steps(starts[k], ends[k], steps[k], extent)
+        shape[axis] = None if extent is None else len(slice_indices(start, end, step, extent))
     return [tuple(shape)]
 
 
-def _steps(start: int, end: int, step: int, extent: int) -> int:
-    """Elements of a slice; ONNX clamps both ends to the axis, to its last element when it goes backwards."""
-    low, high = (0, extent) if step > 0 else (-1, extent - 1)
-    start, end = (v + extent if v < 0 else v for v in (start, end))
-    return max(0, -((min(max(start, 0), high) - min(max(end, low), high)) // step))
+def _from_front(axes: Iterable[int], shape: Shape) -> set[int]:
+    return {axis % len(shape) for axis in axes}
 
 
 def gather(node: Node) -> list[Shape | None]:

@@ -57,6 +57,27 @@ def length(value: Value | None) -> int | None:
     return value.shape[0] if value is not None and value.shape is not None and len(value.shape) == 1 else None
 
 
+def slice_indices(start: int, end: int, step: int, extent: int) -> range:
+    """The elements that a Slice takes of an axis of `extent`; Python counts otherwise when it goes backwards.
+
+    Negative ends count from behind; then both are clamped to [0, extent], or going backwards to the last element and
+    to one before the first: https://onnx.ai/onnx/operators/onnx__Slice.html.
+    """
+    low, high = (0, extent) if step > 0 else (-1, extent - 1)
+    first, last = (end + extent if end < 0 else end for end in (start, end))
+    return range(min(max(first, 0), high), min(max(last, low), high), step)
+
+
+def slice_arguments(node: Node) -> list[tuple[int, int, int, int]] | None:
+    """Axis, start, end and step of every axis that a Slice cuts; None where they are not constant."""
+    starts, ends = integers(node, "starts", 1), integers(node, "ends", 2)
+    if starts is None or ends is None:
+        return None
+    axes = integers(node, "axes", 3) if given(node, "axes", 3) else tuple(range(len(starts)))
+    steps = integers(node, "steps", 4) if given(node, "steps", 4) else (1,) * len(starts)
+    return None if axes is None or steps is None else list(zip(axes, starts, ends, steps, strict=True))
+
+
 def contents(value: Value, depth: int = DEPTH) -> Extents | None:
     """The integers that a value of rank 0 or 1 holds, as far as known; None when not even their number is."""
     if value.tensor is not None:
@@ -97,12 +118,12 @@ def _concat(node: Node, depth: int) -> Extents | None:
 
 
 def _slice(node: Node, depth: int) -> Extents | None:
-    data = _input(node, 0, depth)
-    starts, ends = integers(node, "starts", 1), integers(node, "ends", 2)
-    steps = integers(node, "steps", 4) if given(node, "steps", 4) else (1,)
-    if data is None or starts is None or ends is None or steps is None:
+    data, cuts = _input(node, 0, depth), slice_arguments(node)
+    if data is None or cuts is None:
         return None
-    return data[starts[0] : ends[0] : steps[0]]
+    for _axis, start, end, step in cuts:  # of one axis
+        data = tuple(data[i] for i in slice_indices(start, end, step, len(data)))
+    return data
 
 
 def _binary(compute: Callable[[int, int], int]) -> Callable[[Node, int], Extents | None]:

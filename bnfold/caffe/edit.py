@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..records import Decision, Plan
 from ..roles import Linear, linear
 from ..wire import Rope
 from .caffemodel import Blob, Caffemodel, LayerChange, NewBlob, NewLayer
+from .layers import ROWS, Role
 from .lowering import Lowered, LoweredLayer
 from .naming import Step, blob_names
 from .net import CaffeNet, Layer
@@ -37,10 +39,13 @@ class NetEdit:
         self.net, self.lowered, self.plan = net, lowered, plan
         self.removed: set[Layer] = set()
         self.hosts: dict[Layer, Host] = {}
-        self.inner: dict[Value, Value] = {}
         for decision in plan.decisions:
             if not decision.untouched:
                 self.place(decision)
+        self.shown = {plan.resolve(value) for value in lowered.graph.outputs}
+        for item in lowered.layers:
+            if is_sink(item.layer) and self.shown.issuperset(map(plan.resolve, item.bottoms)):
+                self.removed.add(item.layer)
         self.taken = {
             node.origin: (node, taken) for node, taken in plan.weights.items() if isinstance(node.origin, Layer)
         }
@@ -50,12 +55,8 @@ class NetEdit:
                 self.sharers.setdefault(name, []).append(layer)
 
     def place(self, decision: Decision) -> None:
-        """The layers of the chain go, but for one that holds what stays; and so do the values between them.
-
-        Who reads one of those reads its shape alone, as Crop does, and finds that at the chain's source.
-        """
+        """The layers of the chain go, but for one that holds what stays."""
         chain = decision.chain
-        self.inner.update((node.outputs[0], chain.source) for node in chain.nodes[:-1])
         layers = list(dict.fromkeys(node.origin for node in chain.nodes if isinstance(node.origin, Layer)))
         if decision.residue is not None:
             stays = host(layers, decision.residue, chain.source, chain.target, self.net.version)
@@ -65,15 +66,16 @@ class NetEdit:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """The layers of the folded net."""
+        """The layers of the folded net. What has become an output is no longer for a Silence to hide."""
         found = []
         for item in self.lowered.layers:
             if item.layer in self.hosts:
                 stays = self.hosts[item.layer]
                 found.append(Step(item.layer, [self.plan.resolve(stays.source)], [stays.target]))
             elif item.layer not in self.removed:
-                bottoms = [self.plan.resolve(self.inner.get(value, value)) for value in item.bottoms]
-                found.append(Step(item.layer, bottoms, item.tops))
+                bottoms = [self.plan.resolve(value) for value in item.bottoms]
+                hidden = self.shown if is_sink(item.layer) else ()
+                found.append(Step(item.layer, [value for value in bottoms if value not in hidden], item.tops))
         return found
 
     @cached_property
@@ -173,10 +175,18 @@ def entry_of(layer: Layer) -> Entry:
     return layer.block.entry
 
 
+def is_sink(layer: Layer) -> bool:
+    row = ROWS.get(layer.type)
+    return row is not None and row.role is Role.SINK
+
+
 def rename(texts: Edits, step: Step, block: Message, names: dict[Value, str]) -> None:
+    """Write the names that the blobs have now, in which a bottom that the layer no longer has is the last."""
     for key, values in (("bottom", step.bottoms), ("top", step.tops)):
-        for entry, value in zip(block.all(key), values, strict=False):
-            if entry.string() != names[value]:
+        for entry, value in zip_longest(block.all(key), values):
+            if value is None:
+                texts.remove(entry)
+            elif entry is not None and entry.string() != names[value]:
                 texts.replace(entry, names[value])
 
 

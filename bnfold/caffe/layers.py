@@ -34,6 +34,7 @@ class Role(Enum):
     PLAIN = "computes its tops from its bottoms"
     SOURCE = "is an input of the net"
     CUT = "belongs to training: the net ends at its bottoms"
+    SINK = "takes its bottoms from the outputs of the net, and reads nothing of them"
 
 
 def never(_layer: Layer) -> bool:
@@ -146,7 +147,7 @@ ROWS: dict[str, Row] = {
     "SPP": Row(spatial.spp),
     "Scale": Row(affine.scale, ONE_OR_TWO, in_place=always, fixed=False),
     "ShuffleChannel": Row(form.shuffle_channel),
-    "Silence": Row(form.silence, SOME, (0, 0)),
+    "Silence": Row(form.silence, SOME, (0, 0), Role.SINK),
     "Slice": Row(form.slice_, ONE, SOME, shares=form.is_alone),
     "Softmax": Row(form.softmax, in_place=always),
     "Split": Row(form.split, ONE, SOME, shares=always),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InputError, UsageError
-from ..graph import Graph, Node, Shape, Value
+from ..graph import Graph, Node, Shape, Value, reads_content
 from ..roles import AFFINE
 from .builder import FLOAT, Builder, Names, Unknown
 from .layers import ROWS, Role, Row
@@ -85,15 +85,15 @@ class _Lowering:
             if row is not None and row.role is Role.CUT and not read_later[layer]:
                 item = LoweredLayer(layer, bottoms, [Value(name) for name in layer.tops], [])
                 self.cut.update(bottoms)
+                for value in bottoms:
+                    value.public = value.public or f"read by {layer.type} {layer.name!r}"
             else:
                 item = self._layer(layer, row, bottoms)
                 for value in bottoms:
                     self.readers.setdefault(value, []).append(layer)
                 self._write(item, row)
-            if not item.nodes:
-                for value in bottoms:
-                    value.public = value.public or f"read by {layer.type} {layer.name!r}"
-            self.measured.update(set(bottoms).difference(*(node.inputs for node in item.nodes)))
+            if row is None or row.role is not Role.SINK:
+                self.measured.update(v for v in bottoms if not _reads(item, v))
             self.result.layers.append(item)
         self._check_shapes_used()
         self._finish()
@@ -244,6 +244,11 @@ class _Lowering:
     def versions_origin(self, value: Value) -> str:
         origin = None if value.producer is None else value.producer.origin
         return origin.where if isinstance(origin, Layer) else ""
+
+
+def _reads(item: LoweredLayer, value: Value) -> bool:
+    """Whether the layer reads the content of `value`, and not its shape alone."""
+    return any(value in node.inputs and reads_content(node, value) for node in item.nodes)
 
 
 def _settle_channels(value: Value) -> None:

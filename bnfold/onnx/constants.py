@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..graph import Array, Node, Tensor
-from ..shapes_values import integers
+from ..shapes_values import slice_arguments, slice_indices
 
 LARGEST = 1 << 30
 """An expression with more work than this, in elements over all its nodes, is not taken for a constant."""
@@ -46,15 +46,10 @@ def _shape(node: Node, given: list[Array]) -> Array:
 
 
 def _slice(node: Node, given: list[Array]) -> Array:
-    starts, ends = integers(node, "starts", 1) or (), integers(node, "ends", 2) or ()
-    axes = integers(node, "axes", 3) or tuple(range(len(starts)))
-    steps = integers(node, "steps", 4) or (1,) * len(starts)
-    index = [slice(None)] * given[0].ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        extent = given[0].shape[axis]
-        stop = None if step < 0 and end + (extent if end < 0 else 0) < 0 else end
-        index[axis] = slice(start, stop, step)
-    return given[0][tuple(index)]
+    array = given[0]
+    for axis, start, end, step in slice_arguments(node) or ():
+        array = array.take(slice_indices(start, end, step, array.shape[axis]), axis=axis)
+    return array
 
 
 def _power(base: Array, exponent: Array) -> Array:

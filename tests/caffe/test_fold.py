@@ -379,12 +379,32 @@ def test_statistics_of_the_batch_stay_in_training(tmp_path: Path) -> None:
     assert check(files).types == ["Input", "Convolution"]
 
 
-def test_what_a_loss_or_a_silence_reads_stays(tmp_path: Path) -> None:
-    for reader in (layer("Silence", "end", "c", ""), layer("EuclideanLoss", "end", "c data", "loss")):
-        folded = fold(weighed(tmp_path, data() + conv("c", "data", "c") + bn("b", "c", "b") + reader))
-        assert folded.types[1:3] == ["Convolution", "Scale"]
-        (decision,) = folded.result.plans[0][1].decisions
-        assert "'end'" in decision.reasons[0].sentence
+def test_what_a_loss_reads_stays(tmp_path: Path) -> None:
+    loss = layer("EuclideanLoss", "end", "c data", "loss")
+    folded = fold(weighed(tmp_path, data() + conv("c", "data", "c") + bn("b", "c", "b") + loss))
+    assert folded.types[1:3] == ["Convolution", "Scale"]
+    (decision,) = folded.result.plans[0][1].decisions
+    assert "'end'" in decision.reasons[0].sentence
+
+
+SILENT = {
+    "it reads the folded blob": (
+        bn("b", "c", "b") + relu("r", "b", "o") + layer("Silence", "end", "c", ""),
+        relu("r", "b", "o") + layer("Silence", "end", "b", ""),
+    ),
+    "it goes where it would hide an output": (bn("b", "c", "b") + layer("Silence", "end", "c", ""), ""),
+    "it hides what else it hid": (
+        conv("d", "data", "d") + bn("b", "c", "b") + layer("Silence", "end", "c d", ""),
+        conv("d", "data", "d") + 'layer { name: "end" type: "Silence" bottom: "d" }\n',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_a_silence_binds_nothing(tmp_path: Path, case: str) -> None:
+    before, after = SILENT[case]
+    folded = fold(weighed(tmp_path, data() + conv("c", "data", "c") + before))
+    assert folded.text == data() + conv("c", "data", "b") + after
 
 
 def test_stages_and_levels(tmp_path: Path) -> None:
