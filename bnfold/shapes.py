@@ -147,6 +147,11 @@ def _filled(node: Node) -> list[DType | None]:
     return [FLOAT if value is None else np.dtype(value.dtype)]
 
 
+def _dropout(node: Node) -> list[DType | None]:
+    """The mask was of the type of the data before opset 10."""
+    return [*_first(node)[:1], BOOL if node.version >= 10 else _first(node)[0]]
+
+
 _PREDICATES = "And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or Xor"
 _INDICES = "ArgMax ArgMin NonMaxSuppression NonZero Shape Size"
 
@@ -162,7 +167,7 @@ TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
     **dict.fromkeys(("QLinearConv", "QLinearMatMul"), _input_type(7)),
     "Constant": _constant_type,
     "ConstantOfShape": _filled,
-    "Dropout": _fixed(None, BOOL),
+    "Dropout": _dropout,
     "MaxPool": _fixed(None, INT64),
     "TopK": _fixed(None, INT64),
     "Unique": _fixed(None, INT64, INT64, INT64),

@@ -36,6 +36,11 @@ LINEARS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 TRIALS = 6
 
 
+def is_linear(node: Node) -> bool:
+    """Whether constants of `node` span what it can give."""
+    return node.op in LINEARS and any(v is not None and v.tensor is not None for v in node.inputs[:2])
+
+
 class Change(NamedTuple):
     """y = a·x + b, both of the full shape of the value; NaN where nobody reads it, so that it may be anything."""
 
@@ -104,7 +109,16 @@ class Brute:
 
     def readers(self, value: Value) -> list[Node]:
         heads = {chain.nodes[0] for chain in self.gone}
-        return [node for alias in self.aliases(value) for node in alias.readers if node not in heads]
+        return [n for alias in self.aliases(value) for n in alias.readers if n not in heads and self.matters(n, alias)]
+
+    def matters(self, node: Node, value: Value) -> bool:
+        """Whether what `node` gives depends on the content of `value`."""
+        return any(self.differs(node, value) for _ in range(8 * TRIALS))
+
+    def differs(self, node: Node, value: Value) -> bool:
+        inputs = self.inputs(node)
+        others = [self.sample(v) if v is value else array for v, array in zip(node.inputs, inputs, strict=True)]
+        return not all(map(np.array_equal, run(node, inputs), run(node, others)))
 
     def stays(self, node: Node) -> bool:
         return any(node in chain.nodes for chain in self.chains if chain not in self.gone)
@@ -123,7 +137,7 @@ class Brute:
         node = value.producer
         if self.public(value) or node is None or len(self.readers(value)) != 1 or self.stays(node):
             return False
-        if node.op in LINEARS:
+        if is_linear(node):
             return self.spans(node, lambda _, output: change.a * output + change.b)
         return any(
             all(
@@ -142,7 +156,7 @@ class Brute:
             slots = [i for i, v in enumerate(node.inputs) if v is not None and self.source(v) is value]
             if len(slots) != 1 or self.stays(node):
                 return False
-            if node.op in LINEARS:
+            if is_linear(node):
                 if not self.spans(
                     node, lambda inputs, _, node=node, slot=slots[0]: altered(node, inputs, slot, change)
                 ):

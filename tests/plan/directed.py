@@ -174,6 +174,36 @@ def two_outer(net: Net, x: Value) -> Value:
     return conv(net, x)
 
 
+def interleaved() -> Net:
+    """Two chains of one content, of which the first to begin is the last to end; readers of both stand between."""
+    net = Net()
+    x, k, s = net.op("Sigmoid", net.input(1, 3, 4, 4)), net.constant(ramp(3, 1, 1)), net.constant(waves(3, 1, 1))
+    one, other = net.op("Mul", x, k), net.op("Mul", x, k)
+    other = net.op("Add", other, s)
+    net.output(net.op("Sigmoid", other))
+    net.output(net.op("Tanh", net.op("Add", one, s)))
+    return net
+
+
+def measured(a: bool) -> Net:
+    """Shape reads a convolution beside its BatchNormalization, or the value within a chain."""
+    net = Net()
+    x = net.op("Conv", net.input(1, 3, 4, 4), waves(3, 3, 1, 1))
+    x = x if a else net.op("Mul", x, ramp(3, 1, 1))
+    net.output(net.op("Shape", x))
+    net.output(net.bn(x, ramp(3), waves(3)))
+    return net
+
+
+def unnamed_kernel(weight: Callable[[Net], Value]) -> Net:
+    """A padded convolution with no kernel_shape, whose weights are no constant."""
+    return down(lambda net, x: net.op("Conv", x, weight(net), auto_pad="SAME_UPPER"), b=0.0)  # type: ignore[no-any-return]
+
+
+def integer_weights(net: Net) -> Value:
+    return net.op("DequantizeLinear", np.round(9 * waves(4, 4, 3, 3)).astype(np.int8), 0.1)  # type: ignore[no-any-return]
+
+
 def deconv(net: Net, x: Value, **how: Any) -> Value:
     kernel = how.pop("kernel", 2)
     outs = 4 // how.get("group", 1)
@@ -235,6 +265,12 @@ DIRECTED: dict[str, Callable[[], Net]] = {
     "transpose down": lambda: down(lambda net, x: conv(net, rotated(net, x))),
     "slice": lambda: up(lambda net, x: net.op("Slice", x, [3], [-9], [1], [-2])),
     "gather": lambda: up(lambda net, x: net.op("Gather", x, [2, 0, 3], axis=1)),
+    "slice from below the axis": lambda: down(lambda net, x: conv(net, net.op("Slice", x, [-9], [-99], [1], [-1]))),
+    "mask": lambda: up(lambda net, x: net.op("Dropout", x, tops=2, version=7)[1]),
+    "twins interleaved": interleaved,
+    "shape beside": lambda: measured(True),
+    "shape within": lambda: measured(False),
+    "integers without kernel_shape": lambda: unnamed_kernel(integer_weights),
     "transposed width": lambda: transposed(2),
     "transposed height": lambda: transposed(1),
     "height before transpose": lambda: before_transpose(3),

@@ -157,10 +157,20 @@ def slice_(node: Node, x: Any, starts: Any = None, ends: Any = None, axes: Any =
     starts = node.attributes["starts"] if starts is None else starts
     ends = node.attributes["ends"] if ends is None else ends
     axes = node.attribute("axes", range(len(starts))) if axes is None else axes
-    window = [slice(None)] * x.ndim
     for axis, start, end, step in zip(axes, starts, ends, [1] * len(starts) if steps is None else steps, strict=True):
-        window[axis] = slice(int(start), int(end), int(step))
-    return x[tuple(window)]  # type: ignore[no-any-return]
+        x = x.take(walk(int(start), int(end), int(step), x.shape[axis]), axis=axis)
+    return x  # type: ignore[no-any-return]
+
+
+def walk(start: int, end: int, step: int, size: int) -> list[int]:
+    """The elements of an axis from `start`, or the nearest that there is, until before `end`."""
+    at, end = (p + size if p < 0 else p for p in (start, end))
+    at = max(at, 0) if step > 0 else min(max(at, 0), size - 1)
+    found = []
+    while 0 <= at < size and (at < end if step > 0 else at > end):
+        found.append(at)
+        at += step
+    return found
 
 
 def flatten(node: Node, x: Any) -> Array:
@@ -182,6 +192,12 @@ def prelu(node: Node, x: Any, slope: Any) -> Array:
     return np.where(x < 0, slope * x, x)
 
 
+def dequantize(node: Node, q: Any, scale: Any, zero: Any = 0.0) -> Array:
+    shape = [-1 if axis == node.attribute("axis", 1) % q.ndim else 1 for axis in range(q.ndim)]
+    scale, zero = (np.asarray(part).reshape(shape if np.ndim(part) else ()) for part in (scale, zero))
+    return (q - zero) * scale  # type: ignore[no-any-return]
+
+
 def spatial(x: Any) -> tuple[int, ...]:
     return tuple(range(2, x.ndim))
 
@@ -198,7 +214,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Div": binary(np.divide),
     "Neg": lambda node, x: -x,
     "Identity": lambda node, x: x,
-    "Dropout": lambda node, x, *_: (x, np.ones(x.shape, np.bool_)),
+    "Dropout": lambda node, x, *_: (x, np.ones(x.shape)),
     "Transpose": lambda node, x: x.transpose(node.attribute("perm", None)),
     "Reshape": reshape,
     "Flatten": flatten,
@@ -231,6 +247,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Gather": lambda node, x, indices: x.take(indices, axis=node.attribute("axis", 0)),
     "Sigmoid": lambda node, x: 1 / (1 + np.exp(-x)),
     "Softmax": softmax,
+    "Shape": lambda node, x: np.array(x.shape, np.int64),
+    "CastLike": lambda node, x, _: x,
+    "DequantizeLinear": dequantize,
     "Clip": lambda node, x, low, high: np.clip(x, low, high),
     "Tanh": lambda node, x: np.tanh(x),
 }

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from bnfold.affine import Float64
-from bnfold.graph import Value
+from bnfold.graph import Node, Value
+from bnfold.roles import AFFINE
 
 from .nets import Impossible, Net, extents
 
@@ -75,7 +76,8 @@ def window(m: Maker, space: list[int], stride: tuple[int, ...] = (1, 1, 2), dila
     result: dict[str, Any] = {"kernel_shape": kernel, "strides": [m.pick(*stride) for _ in space]}
     if dilated and m.pick(True, False, False):
         result["dilations"] = [m.pick(1, 2) for _ in space]
-    form = m.pick("none", "none", "pads", "pads", "auto")
+    whole = all(k >= s for k, s in zip(kernel, result["strides"], strict=True))  # else onnxruntime pads by less than 0
+    form = m.pick("none", "none", "pads", "pads", "auto" if whole else "none")
     if form == "pads":
         result["pads"] = [m.pick(*range(min(k, 2))) for _ in "be" for k in kernel]
     elif form == "auto":
@@ -88,9 +90,23 @@ def conv(m: Maker, x: Value) -> Value:
     group = m.pick(*divisors(channels), channels)
     outs = group * m.pick(1, 1, 2) if channels < 9 else group
     how = window(m, space)
-    weight = m.normal(outs, channels // group, *how["kernel_shape"]) / math.sqrt(channels / group)
+    weight = filters(m, m.normal(outs, channels // group, *how["kernel_shape"]) / math.sqrt(channels / group))
     bias = [m.shared(m.normal(outs))] if m.pick(True, False) else []
-    return m.net.op("Conv", x, m.shared(weight), *bias, group=group, **how)  # type: ignore[no-any-return]
+    if m.pick(True, False, False):
+        del how["kernel_shape"]
+    return m.net.op("Conv", x, weight, *bias, group=group, **how)  # type: ignore[no-any-return]
+
+
+def filters(m: Maker, weight: Float64) -> Value:
+    """A constant; or integers times a scale, for all or for each output channel; or what an operator computes."""
+    form = m.pick("constant", "constant", "constant", "constant", "integers", "computed")
+    if form == "computed":
+        return m.net.op("Tanh", m.net.constant(weight))  # type: ignore[no-any-return]
+    if form == "constant":
+        return m.shared(weight)
+    integers, each = np.round(weight * 20).astype(np.int8), m.pick(True, True, False)
+    scale = m.numbers.uniform(0.02, 0.1, weight.shape[:1] if each else ())
+    return m.net.op("DequantizeLinear", integers, scale, axis=0)  # type: ignore[no-any-return]
 
 
 def conv_transpose(m: Maker, x: Value) -> Value:
@@ -197,6 +213,27 @@ def arithmetic(m: Maker, x: Value) -> Value:
     )
     inputs = (constant, x) if op != "Div" and m.pick(True, False) else (x, constant)
     return m.net.op(op, *inputs)  # type: ignore[no-any-return]
+
+
+def twin(m: Maker, x: Value) -> Value:
+    """What is computed already, once more: one affine, or the two that end at a value."""
+    ends = [n for n in m.net.graph.nodes if n.op in AFFINE]
+    if not ends:
+        raise Impossible
+    nodes = [m.pick(*ends)]
+    source = data_of(nodes[0])
+    if source.producer in ends and m.pick(True, False):
+        nodes.insert(0, source.producer)
+        source = data_of(source.producer)
+    for node in nodes:
+        inputs = [source if v is data_of(node) else v for v in node.inputs]
+        source = m.net.op(node.op, *inputs, version=node.version, **node.attributes)
+    return source
+
+
+def data_of(node: Node) -> Value:
+    """The first input that is no constant."""
+    return next(v for v in node.inputs if v is not None and v.tensor is None)
 
 
 PARTNERS: list[Step] = [

@@ -23,7 +23,7 @@ class Impossible(Exception):
 class Net:
     """A graph that grows node by node; an operand is a value, an array that becomes a constant, or None.
 
-    Lists become constants of int64, other arrays of `dtype` in which all values are.
+    Lists become constants of int64, arrays of integers stay, others become of `dtype` in which all values are.
     """
 
     def __init__(self, dtype: Any = np.float64) -> None:
@@ -34,7 +34,8 @@ class Net:
         return self.graph.add_input(Value(name or f"input{len(self.graph.inputs)}", shape, self.dtype))
 
     def constant(self, array: Any) -> Value:
-        array = np.asarray(array, np.int64 if isinstance(array, list) else self.dtype)
+        whole = isinstance(array, np.generic | np.ndarray) and array.dtype.kind in "iu"
+        array = np.asarray(array, None if whole else np.int64 if isinstance(array, list) else self.dtype)
         tensor = Tensor(object(), array.shape, array.dtype, lambda: array)
         return Value(f"constant{id(tensor)}", array.shape, array.dtype, tensor=tensor)
 

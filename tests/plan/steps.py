@@ -21,6 +21,7 @@ from .generate import (
     gemm,
     image,
     matmul,
+    twin,
     window,
 )
 from .nets import Impossible, Net, extents
@@ -35,7 +36,18 @@ def clip(m: Maker, x: Value) -> Value:
 
 
 def dropout(m: Maker, x: Value) -> Value:
-    return m.net.op("Dropout", x, tops=2, ratio=0.5, version=7)[0]  # type: ignore[no-any-return]
+    """The data, or the mask, which was of the data's type then."""
+    data, mask = m.net.op("Dropout", x, tops=2, ratio=0.5, version=7)
+    return m.pick(data, data, mask)  # type: ignore[no-any-return]
+
+
+def measure(m: Maker, x: Value) -> Value:
+    """A value of which another operator reads the shape or the type; or what is cast to the type of a constant."""
+    m.net.op("Shape", x)
+    cast = m.net.op("CastLike", x, 1.0, version=15)
+    if m.pick(True, False):
+        return m.pick(x, cast)  # type: ignore[no-any-return]
+    return m.net.op("Mul", m.net.op("CastLike", m.normal(*[1] * len(extents(x))), x, version=15), x)  # type: ignore[no-any-return]
 
 
 def prelu(m: Maker, x: Value) -> Value:
@@ -65,9 +77,9 @@ def overall(m: Maker, x: Value) -> Value:
 
 def reduction(m: Maker, x: Value) -> Value:
     rank = len(extents(x))
-    axes = m.pick(list(range(2, rank)), [1], [-1]) or [1]
+    axes = m.pick(list(range(2, rank)), [1], [-1], list(range(-rank, 0))) or [1]
     op = m.pick("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum")
-    keep = m.pick(0, 1, 1) if rank > len(axes) + 1 else 1
+    keep = m.pick(0, 1, 1) if rank > len(axes) + 1 or len(axes) == rank else 1
     if op == "ReduceSum":
         return m.net.op(op, x, list(axes), keepdims=keep)  # type: ignore[no-any-return]
     return m.net.op(op, x, axes=axes, keepdims=keep)  # type: ignore[no-any-return]
@@ -141,7 +153,13 @@ def pieces(m: Maker, x: Value) -> Value:
 
 def cut(m: Maker, x: Value) -> Value:
     axis = m.pick(1, 1, -1)
-    starts, ends, steps = m.pick((0, 1, 1), (1, 2**31, 1), (0, -1, 1), (-1, -(2**62), -1), (0, 99, 2))
+    size = extents(x)[axis] or 2
+    anywhere = (
+        m.rng.randint(-2 * size - 1, 2 * size + 1),
+        m.rng.randint(-2 * size - 1, 2 * size + 1),
+        m.pick(-2, -1, 1, 2),
+    )
+    starts, ends, steps = m.pick((0, 1, 1), (1, 2**31, 1), (-1, -(2**62), -1), (0, 99, 2), anywhere, anywhere)
     if m.pick(True, False) and steps == 1:
         return m.net.op("Slice", x, version=9, starts=[starts], ends=[ends], axes=[axis])  # type: ignore[no-any-return]
     return m.net.op("Slice", x, [starts], [ends], [axis], [steps])  # type: ignore[no-any-return]
@@ -151,6 +169,8 @@ def gather(m: Maker, x: Value) -> Value:
     axis = m.pick(1, 1, -1)
     size = extents(x)[axis] or 1
     indices = [m.rng.randrange(-size, size) for _ in range(m.pick(1, 2, size))]
+    if m.pick(True, False, False, False):
+        return m.net.op("Gather", x, np.int64(indices[0]), axis=axis)  # type: ignore[no-any-return]
     return m.net.op("Gather", x, m.pick(indices, [*range(size)][::-1]), axis=axis)  # type: ignore[no-any-return]
 
 
@@ -168,7 +188,7 @@ def resize(m: Maker, x: Value) -> Value:
     if max(space) > 8:
         raise Impossible
     scales = [1.0, m.pick(1.0, 1.0, 1.0, 2.0), *[m.pick(1.0, 2.0, 3.0) for _ in space]]
-    mode = m.pick("nearest", "linear")
+    mode = m.pick("nearest", "linear" if scales[1] == 1 else "nearest")  # onnxruntime has no linear one of channels
     if m.pick(0, 1):
         return m.net.op("Upsample", x, np.array(scales), mode="nearest", version=9)  # type: ignore[no-any-return]
     where = m.pick("half_pixel", "asymmetric", "align_corners")
@@ -211,8 +231,10 @@ OPAQUES: list[Step] = [partial(unary, "Sigmoid"), partial(unary, "Tanh"), partia
 COMMUTING: list[Step] = [
     partial(unary, "Relu"), partial(unary, "Abs"), partial(unary, "Identity"), leaky, prelu, dropout, max_pool,
     average_pool, overall, reduction, transpose, reshape, shuffle, flatten, squeeze, unsqueeze, pieces, cut, gather,
-    pad, resize, repeat, join, join, concat, concat,
+    pad, resize, repeat, join, join, concat, concat, twin, twin, measure,
 ]  # fmt: skip
+ANY_RANK: list[Step] = [partial(unary, "Relu"), partial(unary, "Sigmoid"), arithmetic, join, twin, measure, dropout]
+"""What can be built on a value of one axis or none."""
 KINDS = [LINEARS, LINEARS, LINEARS, AFFINES, AFFINES, AFFINES, COMMUTING, COMMUTING, COMMUTING, COMMUTING, OPAQUES]
 
 
@@ -226,16 +248,29 @@ def random_net(rng: Random, most: int = 9) -> Net:
         step = m.pick(*(LINEARS if index == 0 and m.pick(True, False) else m.pick(*KINDS)))
         if sum(int(np.prod([e or 1 for e in extents(v)])) for v in m.values[-1:]) > 2000:
             break
+        x = m.some()
         try:
-            m.values.append(step(m, m.some()))
+            m.values.append((step if len(extents(x)) > 1 else m.pick(*ANY_RANK))(m, x))
         except Impossible:
             continue
+    interleave(m)
     made = [v for node in m.net.graph.nodes for v in node.outputs]
     for value in made:
         loose = not value.readers and value.dtype == m.net.dtype
         if (loose and m.rng.random() < 0.95) or (not loose and m.rng.random() < 0.05):
             m.net.output(value)
     return m.net
+
+
+def interleave(m: Maker) -> None:
+    """Another order of the nodes in which each stands behind those that it reads."""
+    waiting, done = list(m.net.graph.nodes), set(m.net.graph.inputs)
+    m.net.graph.nodes.clear()
+    while waiting:
+        ready = [n for n in waiting if all(v is None or v.producer is None or v in done for v in n.inputs)]
+        m.net.graph.nodes.append(m.pick(ready[0], *ready))
+        waiting.remove(m.net.graph.nodes[-1])
+        done.update(m.net.graph.nodes[-1].outputs)
 
 
 def numbers(net: Net) -> dict[str, Any]:

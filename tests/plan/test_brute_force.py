@@ -3,7 +3,7 @@
 `brute` says what "can" means there: it knows no rules, it evaluates. Left out are nets in which trial finds what is
 true but of no use: a window that covers everything is a full matrix, that can take any shift; |−x| = |x|; tanh and a
 symmetric clip are odd, softmax is blind to a shift of all; what is multiplied by 0 is a constant; what nobody reads
-may be anything.
+may be anything. Trial knows no scale of integer weights, and no mask.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .judge import judge
 from .nets import Net, filled
 from .steps import random_net
 
-SEEDS = 6000
-CURIOUS = {"Softmax", "Tanh", "Clip", "Abs"}
+SEEDS = 7000
+CURIOUS = {"Softmax", "Tanh", "Clip", "Abs", "DequantizeLinear"}
 WINDOWS = {"Conv", "ConvTranspose", "AveragePool", "MaxPool"}
 
 
@@ -33,6 +33,8 @@ def plain(net: Net) -> bool:
         if node.op in CURIOUS or any(np.prod(shape) > 40 for shape in shapes):
             return False
         if node.op in WINDOWS and any(1 in shape[2:] for shape in shapes):
+            return False
+        if node.op == "Dropout" and (node.outputs[1].readers or node.outputs[1].public):
             return False
         if any(not v.readers and not v.public and v.dtype == net.dtype for v in node.outputs):
             return False
@@ -63,7 +65,7 @@ def test_trial_finds_what_can_go() -> None:
     checked = 0
     for seed, net, chains in small_nets():
         decisions = judge(net).decisions
-        if checked < 60 and all(d.into and not d.residue and not d.merged for d in decisions):
+        if checked < 60 and all(d.into and not d.residue and not d.merged and d.way != "same" for d in decisions):
             assert Brute(net, chains).most() == len(chains), seed
             checked += 1
     assert checked == 60

@@ -12,6 +12,7 @@ KEPT = {
     "max pool mixed", "max pool hollow", "average pool counted", "relu shifted", "relu mixed",
     "resize channels", "product", "quotient", "gemm along the rows", "transposed width", "transposed height",
     "height before transpose", "filling pad", "merge", "width", "beside sub",
+    "mask", "twins interleaved", "integers without kernel_shape",
 }  # fmt: skip
 """Nets in which something of an affine must stay."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnfold import affine, ask, carry, operators, plan, rearrange, roles
+from bnfold import affine, ask, carry, graph, operators, plan, rearrange, roles, windows
 from bnfold.affine import Absorbed, Affine
 from bnfold.operators import RULES
 
@@ -146,6 +146,24 @@ def by_size(right: Any) -> Any:
     return mutant
 
 
+def python_indices(start: int, end: int, step: int, extent: int) -> range:
+    return range(*slice(start, end, step).indices(extent))
+
+
+def without_kernel(right: Any) -> Any:
+    return lambda node: right(node) if "kernel_shape" in node.attributes else []
+
+
+def by_heads(right: Any) -> Any:
+    """The twin that stays is the one whose first node stands first."""
+
+    def mutant(decisions: Any, view: Any, graph: Any) -> Any:
+        firsts: dict[object, Any] = {}
+        return {chain for chain in decisions if plan.same(decisions[chain], view, firsts)}
+
+    return mutant
+
+
 def undivided(right: Any) -> Any:
     return lambda whole: [(way, moves, Affine(stays.a, whole.b * stays.shifts)) for way, moves, stays in right(whole)]
 
@@ -221,6 +239,12 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "order of composition": swap(Affine, "then", lambda right: lambda self, later: right(later, self)),
     "merged on the wrong side": swap(ask.Asking, "take_chain", other_side),
     "b left instead of b/a": swap(plan, "parts", undivided),
+    "mask of Dropout taken for its data": rule("Dropout", pieces=True),
+    "slices as Python counts them": swap(rearrange, "slice_indices", lambda right: python_indices),
+    "no kernel_shape, no padding": swap(windows, "axes", without_kernel),
+    "content taken for a shape": lambda patch: patch.setitem(graph.BLIND, "Sigmoid", frozenset({0})),
+    "type taken for content nowhere": lambda patch: patch.setitem(graph.BLIND, "CastLike", frozenset({0, 1})),
+    "twin that begins first": swap(plan, "twins", by_heads),
     "shift moved before the multiplier": swap(ask, "behind_weights", shift_scaled),
     "multiplier before forgets the shift": swap(ask, "before_weights", shift_unscaled),
 }  # fmt: skip

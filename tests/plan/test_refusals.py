@@ -179,7 +179,7 @@ def test_the_same_net_has_the_same_plan() -> None:
 def test_every_affine_that_stays_says_why() -> None:
     for build in DIRECTED.values():
         for decision in build().plan().decisions:
-            told = decision.reasons or decision.way == "drop"
+            told = decision.reasons or decision.way in ("drop", "same")
             assert told or (decision.way in ("up", "down", "both") and decision.residue is None)
             for reason in decision.reasons:
                 assert isinstance(reason, Refusal)
