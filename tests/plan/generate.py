@@ -55,7 +55,7 @@ class Maker:
         same = [v for v in self.values if v is not x and v.shape == x.shape]
         if same and self.pick(True, False):
             return self.pick(*same)  # type: ignore[no-any-return]
-        return self.pick(*PARTNERS)(self, x)  # type: ignore[no-any-return]
+        return self.pick(*(PARTNERS if len(extents(x)) > 1 else PARTNERS[:1]))(self, x)  # type: ignore[no-any-return]
 
 
 def image(m: Maker, x: Value, least: int = 3) -> tuple[int, list[int]]:
