@@ -77,6 +77,23 @@ def collapse(array: Float64) -> Float64:
     return array
 
 
+def nearest(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """`array` as `dtype`, rounded once: to the nearest number, of two to the even one.
+
+    ml_dtypes goes from float64 to bfloat16 by way of float32 and so rounds twice. Rounded to odd on the way, which is
+    cut off with the last bit set where anything was lost, a number keeps on which side of a tie it was. Boldo and
+    Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd" (2008).
+    """
+    if dtype.name != "bfloat16" or array.dtype != np.float64:
+        return array.astype(dtype, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        odd = np.array(array, np.float32)
+        bits = odd.view(np.uint32)
+        bits -= np.abs(odd) > np.abs(array)
+        bits |= (odd != array) & np.isfinite(array)
+        return odd.astype(dtype)
+
+
 def batch_norm(gamma: Float64, beta: Float64, mean: Float64, variance: Float64, eps: float) -> tuple[Float64, Float64]:
     """a and b of a BatchNorm at inference, channel by channel; the caller has seen to it that variance + eps > 0."""
     a = gamma / np.sqrt(variance + eps)
@@ -142,7 +159,8 @@ def absorb_weight(weight: npt.NDArray[Any], layout: Layout, taken: Absorbed) -> 
     pre = np.broadcast_to(taken.pre_a, ins).reshape(layout.groups, 1, -1, 1)
     for group in range(layout.groups):
         scaled = source[group].astype(np.float64) * post[group]
-        target[group] = scaled * pre[group] if taken.pre_a.size > 1 or taken.pre_a[0] != 1 else scaled
+        scaled = scaled * pre[group] if taken.pre_a.size > 1 or taken.pre_a[0] != 1 else scaled
+        target[group] = nearest(scaled, weight.dtype)
     return result
 
 

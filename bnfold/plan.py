@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .affine import Affine, collapse, identity
+from .affine import Affine, collapse, identity, nearest
 from .ask import MULTIPLIER, SHIFT, Asking, View
 from .carry import Refused, refuse
 from .graph import Graph, Node, Value, content_readers
@@ -278,7 +278,7 @@ def cost(chain: Chain, view: View, style: Style) -> int:
 def rounded(affine: Affine, chain: Chain) -> Affine:
     """As it will be stored in the place of the chain: in the value's dtype, and no larger than it varies."""
     dtype = chain.source.dtype
-    a, b = (part if dtype is None else part.astype(dtype).astype(np.float64) for part in (affine.a, affine.b))
+    a, b = (part if dtype is None else nearest(part, dtype).astype(np.float64) for part in (affine.a, affine.b))
     return Affine(collapse(a), collapse(b))
 
 

@@ -8,7 +8,7 @@ stays as small; what would have to change them, a multiplier of the inputs, is r
 
 from __future__ import annotations
 
-from .affine import Float64, Layout
+from .affine import Float64, Layout, nearest
 from .carry import refuse
 from .graph import Array, Node, Tensor, Value
 
@@ -39,7 +39,7 @@ def dequantised(node: Node) -> Tensor:
 
     def load() -> Array:
         offset = zero.float64().reshape(shape) if zero is not None else 0.0
-        return ((stored.float64() - offset) * factor.float64().reshape(shape)).astype(factor.dtype)
+        return nearest((stored.float64() - offset) * factor.float64().reshape(shape), factor.dtype)
 
     return Tensor((stored.key, factor.key), stored.shape, factor.dtype, load)
 
@@ -64,4 +64,4 @@ def check_multiplier(node: Node, holder: Node, layout: Layout, vector: Float64, 
 def scaled(holder: Node, vector: Float64) -> Array:
     """The scale in `holder` times `vector`, rounded once."""
     tensor = scale(holder)
-    return (tensor.float64() * vector.reshape(vector.shape if vector.size > 1 else ())).astype(tensor.dtype)
+    return nearest(tensor.float64() * vector.reshape(vector.shape if vector.size > 1 else ()), tensor.dtype)

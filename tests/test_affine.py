@@ -19,6 +19,7 @@ from bnfold.affine import (
     batch_norm,
     collapse,
     identity,
+    nearest,
 )
 
 RNG = np.random.default_rng(5)
@@ -146,3 +147,35 @@ def test_collapse_reduces_what_is_constant_along_an_axis() -> None:
 def test_eps_is_added_to_the_variance_under_the_root() -> None:
     a, b = batch_norm(np.array([3.0]), np.array([1.0]), np.array([5.0]), np.array([0.0]), 0.25)
     assert (a[0], b[0]) == (6.0, 1 - 6 * 5)
+
+
+def half_way(above: float) -> tuple[Any, Any]:
+    """Numbers half way between two neighbours of bfloat16, moved by `above` of the last place of float32's."""
+    lower = RNG.integers(0, 0x7F7F, 4000).astype(np.uint16)
+    one, two = (bits.view(ml_dtypes.bfloat16).astype(np.float64) for bits in (lower, lower + np.uint16(1)))
+    middle = (one + two) / 2
+    return lower, middle + above * (two - one) * 2.0**-17
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("above", [-0.1, 0.0, 0.1])
+def test_bfloat16_is_rounded_once(above: float, sign: int) -> None:
+    lower, numbers = half_way(above)
+    up = above > 0 if above else lower % 2 == 1
+    found = nearest(sign * numbers, np.dtype(ml_dtypes.bfloat16))
+    assert np.array_equal(np.abs(found).view(np.uint16), lower + up)
+    assert (np.signbit(found.astype(np.float32)) == (sign < 0)).all()
+
+
+def test_what_bfloat16_holds_stays_and_what_is_too_large_becomes_infinite() -> None:
+    dtype = np.dtype(ml_dtypes.bfloat16)
+    held = np.arange(0x7F81, dtype=np.uint16).view(dtype)  # the last is an infinity
+    assert np.array_equal(nearest(held.astype(np.float64), dtype).view(np.uint16), held.view(np.uint16))
+    assert np.isposinf(nearest(np.array([1e300, 3.4e38, np.inf]), dtype).astype(np.float64)).all()
+    assert np.isnan(nearest(np.array(np.nan), dtype).astype(np.float64))
+
+
+def test_absorbed_bfloat16_weights_are_rounded_once() -> None:
+    weight = np.array([[1.0]], ml_dtypes.bfloat16)
+    taken = Absorbed(np.ones(1), np.zeros(1), np.array([1 + 2.0**-8 + 2.0**-40]), np.zeros(1))
+    assert float(absorb_weight(weight, Layout("rows"), taken)[0, 0]) == 1 + 2.0**-7

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import wire
+from ..affine import nearest
 from ..graph import Array
 from ..wire import Buffer, Field, Lazy, Piece, Rope, fields
 from .messages import StoredTensor, pair, text
@@ -41,7 +42,7 @@ class Content:
 
     def bytes(self) -> Buffer:
         """The values in the order and the byte order of raw_data."""
-        array = np.ascontiguousarray(self.make(), self.dtype.newbyteorder("<")).reshape(self.shape)
+        array = np.ascontiguousarray(nearest(self.make(), self.dtype), self.dtype.newbyteorder("<")).reshape(self.shape)
         return array.reshape(-1).view(np.uint8).data if self.size else b""
 
 
