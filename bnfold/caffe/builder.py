@@ -6,13 +6,14 @@ as they are: a float or an array of float32, a list of integers as int64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..graph import Array, Graph, Node, Shape, Tensor, Value
+from ..names import Names
 from ..shapes import infer
 from . import caffe_pb2 as pb
 from .net import Layer
@@ -26,22 +27,6 @@ _REMOVABLE = frozenset(
 
 class Unknown(Exception):  # noqa: N818  it is no fault
     """The layer cannot be described without something that is not known here; the text says what."""
-
-
-class Names:
-    """Gives out names, none of them twice."""
-
-    def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
-        self._counts: dict[str, int] = {}
-
-    def unique(self, wanted: str) -> str:
-        name = wanted
-        while name in self._taken:
-            self._counts[wanted] = self._counts.get(wanted, 0) + 1
-            name = f"{wanted}_{self._counts[wanted]}"
-        self._taken.add(name)
-        return name
 
 
 class Builder:

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from ..graph import Graph, Node, Shape, Value, reads_content
+from ..names import Names
 from ..roles import AFFINE
-from .builder import FLOAT, Builder, Names, Unknown
+from .builder import FLOAT, Builder, Unknown
 from .layers import ROWS, Role, Row
 from .net import CaffeNet, Layer
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..graph import Value
+from ..names import Names
 from ..records import Plan
-from .builder import Names
 from .layers import ROWS
 from .lowering import Lowered
 from .net import Layer

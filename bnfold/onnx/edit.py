@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..graph import Graph, Node, Value
-from ..records import Decision, Plan
+from ..names import Names
+from ..records import Plan
 from ..wire import Rope
 from .absorb import Job, jobs
 from .messages import StoredSparse, StoredTensor
@@ -60,16 +62,20 @@ class Editor:
         self.plans = {scope: plans[scope.graph] for scope in scopes if scope.graph in plans}
         self.edits = {scope: Edit() for scope in scopes}
         self.uses = Uses(scopes)
-        self._names: set[str] = set()
+        self.names: Names | None = None
+        self.titles: Names | None = None
+        self.claimed: set[Value] = set()
 
     def run(self) -> Mapping[Scope, Edit]:
         """The edits of all graphs."""
+        plans = [(scope, plan) for scope, plan in self.plans.items() if plan.changes]
         work: list[tuple[Scope, Job]] = []
-        for scope, plan in self.plans.items():
-            if plan.changes:
-                self._chains(scope, plan)
-                self._rewire(scope, plan)
-                work += [(scope, job) for job in jobs(plan)]
+        for scope, plan in plans:
+            self._take_out(scope, plan)
+        for scope, plan in plans:
+            self._residues(scope, plan)
+            self._rewire(scope, plan)
+            work += [(scope, job) for job in jobs(plan)]
         self._place(work)
         self.uses.sweep()
         for value in self.uses.unread:
@@ -80,35 +86,47 @@ class Editor:
 
     def fresh(self, wish: str) -> str:
         """`wish`, or with a number behind it if any value of any graph has that name."""
-        if not self._names:
-            self._names.update(name for scope in self.scopes for name in scope.values)
-        name, count = wish, 0
-        while name in self._names:
-            count += 1
-            name = f"{wish}_{count}"
-        self._names.add(name)
-        return name
+        if self.names is None:
+            self.names = Names(name for scope in self.scopes for name in scope.values)
+        return self.names.unique(wish)
 
-    def _chains(self, scope: Scope, plan: Plan) -> None:
-        """Take out the nodes of chains, and write what stays of them."""
+    def title(self, old: str, op: str) -> str:
+        """The name of a new node that stands in the place of one called `old`; none where that had none."""
+        if self.titles is None:
+            self.titles = Names(node.name for scope in self.scopes for node in scope.stored.nodes)
+        return self.titles.unique(f"{old}_{op}") if old else ""
+
+    def _take_out(self, scope: Scope, plan: Plan) -> None:
+        """Take out the nodes of chains."""
         edit = self.edits[scope]
         for decision in plan.decisions:
-            if decision.untouched:
-                continue
-            for node in decision.chain.nodes:
+            for node in () if decision.untouched else decision.chain.nodes:
                 edit.instead[_stored(node)] = NOTHING
                 self.uses.drop(node.inputs)
                 edit.gone.update(value.name for value in node.outputs)
-            if decision.residue is not None:
-                self._residue(scope, plan, decision)
 
-    def _residue(self, scope: Scope, plan: Plan, decision: Decision) -> None:
-        edit, chain = self.edits[scope], decision.chain
-        source, target = _name(plan, chain.source), plan.name(chain.target)
-        made = residue(decision, Place(self.buffer, source, target, self.fresh, 7 if scope.stored.function else 1))
-        edit.instead.update(made.instead)
-        edit.added.update(made.constants)
-        edit.gone.discard(target)
+    def _residues(self, scope: Scope, plan: Plan) -> None:
+        """Write what stays of chains."""
+        edit, constant, number = self.edits[scope], partial(self._constant, scope), 7 if scope.stored.function else 1
+        for decision in plan.decisions:
+            if decision.residue is not None and not decision.untouched:
+                chain = decision.chain
+                names = _name(plan, chain.source), plan.name(chain.target)
+                place = Place(self.buffer, number, *names, self.fresh, self.title, constant)
+                edit.instead.update(residue(chain, decision.residue, place))
+                edit.gone.discard(names[1])
+
+    def _constant(self, scope: Scope, old: Value | None, wish: str, content: Content) -> str:
+        """Enter a constant of a residue; returns its name."""
+        base = None if old is None else self.uses.base(old)
+        if base in self.uses.home and base not in self.claimed and not self.uses.left(base):
+            self.claimed.add(base)
+            self.uses.keep(base)
+            self._replace(base, content)
+            return base.name
+        name = self.fresh(wish if base is None else f"{base.name}_folded")
+        self.edits[scope].added[name] = content
+        return name
 
     def _rewire(self, scope: Scope, plan: Plan) -> None:
         """Have all nodes read and write the names that values have now."""

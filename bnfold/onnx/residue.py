@@ -6,13 +6,14 @@ An affine that does nothing is an Identity: the chain stood between two names th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from ..affine import Affine, Float64
-from ..graph import Node
-from ..records import Decision
+from ..affine import Affine, Float64, nearest
+from ..graph import Node, Value
+from ..records import Chain
 from ..wire import Rope
 from .model import StoredNode
 from .tensors import DType
@@ -21,68 +22,69 @@ from .write import Content, Wires, float_attribute, framed, integer_attributes, 
 BATCH_NORM = "BatchNormalization"
 
 
-@dataclass(eq=False, slots=True)
-class Residue:
-    """The nodes that stand in the places of a chain's, and the constants that they read, by name."""
-
-    instead: dict[StoredNode, Rope] = field(default_factory=dict)
-    constants: dict[str, Content] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a residue is written: the names it stands between, and how the graph holds nodes.
+    """Where a residue is written: the names it stands between, and who names and holds what is new.
 
-    `fresh` makes a name that nothing has; `number` is the field of nodes in the graph's message.
+    `number` is the field of nodes in the graph's message. `value` gives a value a name that nothing has, `node` a node
+    one that is made of another's. `constant` enters a constant and returns its name: that of the one whose job it
+    takes over, if nothing else reads that, else one that is made of its name, or of a wish.
     """
 
     buffer: memoryview
+    number: int
     source: str
     target: str
-    fresh: Callable[[str], str]
-    number: int
+    value: Callable[[str], str]
+    node: Callable[[str, str], str]
+    constant: Callable[[Value | None, str, Content], str]
 
 
-def residue(decision: Decision, place: Place) -> Residue:
-    """What is written for the residue of a chain, in the place of the node that it is made of or the chain's last."""
-    affine, nodes = decision.residue, decision.chain.nodes
-    result = Residue()
-    if affine is None:
-        return result
+def residue(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Rope]:
+    """What is written for `affine` in the place of a chain: instead of the node that it is made of or the last one."""
+    nodes = chain.nodes
     carrier = next((n for n in nodes if n.op == BATCH_NORM), None)
     if affine.scales and affine.shifts and carrier is not None and affine.rank > 1 and affine.axes <= {1}:
-        _batch_norm(result, carrier, affine, place)
-        return result
-    dtype = _dtype(decision)
-    a, b = (array.astype(dtype).astype(np.float64) for array in (affine.a, affine.b))
-    steps = [("Mul", "scale", a)] * bool((a != 1).any()) + [("Add", "shift", b)] * bool(b.any())
+        return {_stored(carrier): framed(place.number, _batch_norm(carrier, affine, place))}
+    dtype = _dtype(chain)
+    a, b = (nearest(array, dtype).astype(np.float64) for array in (affine.a, affine.b))
+    steps = [Step("Mul", "multiplier", a)] * bool((a != 1).any()) + [Step("Add", "addend", b)] * bool(b.any())
     if steps:
-        _steps(result, nodes, steps, dtype, place)
-    else:
-        same = node("Identity", (place.source,), (place.target,), _stored(nodes[-1]).name)
-        result.instead[_stored(nodes[-1])] = framed(place.number, same)
-    return result
+        return _steps(nodes, steps, dtype, place)
+    last = _stored(nodes[-1])
+    same = node("Identity", (place.source,), (place.target,), place.node(last.name, "Identity"))
+    return {last: framed(place.number, same)}
 
 
-def _steps(
-    result: Residue, nodes: Sequence[Node], steps: Sequence[tuple[str, str, Float64]], dtype: DType, place: Place
-) -> None:
-    """Mul, Add or both: nodes of the chain that are the same operator are used again, others lend their names."""
-    carriers = [next((n for n in nodes if n.op == op and n.version >= 7), None) for op, _, _ in steps]
-    spare = [_stored(n).name for n in nodes if n not in carriers]
-    source, written = place.source, Rope()
-    for index, ((op, suffix, array), carrier) in enumerate(zip(steps, carriers, strict=True)):
-        target = place.target if index == len(steps) - 1 else place.fresh(f"{place.target}_scaled")
-        constant = place.fresh(f"{place.target}_{suffix}")
+class Step(NamedTuple):
+    """One operator of a residue, and what its constant is called."""
+
+    op: str
+    word: str
+    array: Float64
+
+
+def _steps(nodes: Sequence[Node], steps: Sequence[Step], dtype: DType, place: Place) -> dict[StoredNode, Rope]:
+    """Mul, Add or both: nodes of the chain that are the same operator are used again."""
+    carriers = [next((n for n in nodes if n.op == step.op and n.version >= 7), None) for step in steps]
+    source, written, last, old = place.source, Rope(), _stored(nodes[-1]), nodes[0].version < 7
+    for index, (step, carrier) in enumerate(zip(steps, carriers, strict=True)):
+        target = place.target if index == len(steps) - 1 else place.value(f"{place.target}_multiplied")
+        held = _held(carrier) if carrier is not None else None
+        constant = place.constant(held, f"{place.target}_{step.word}", _operand(step.array, dtype, old))
         if carrier is not None:
             made = _reused(carrier, source, constant, target, place)
         else:
-            attributes = integer_attributes(_old_broadcast(array)) if nodes[0].version < 7 else None
-            made = node(op, (source, constant), (target,), spare.pop() if spare else "", attributes)
+            attributes = integer_attributes(_old_broadcast(step.array)) if old else None
+            made = node(step.op, (source, constant), (target,), place.node(last.name, step.op), attributes)
         written.add(framed(place.number, made))
-        result.constants[constant] = _operand(array, dtype, nodes[0].version)
         source = target
-    result.instead[_stored((len(steps) == 1 and carriers[0]) or nodes[-1])] = written
+    return {_stored((len(steps) == 1 and carriers[0]) or nodes[-1]): written}
+
+
+def _held(carrier: Node) -> Value | None:
+    """The constant operand of a Mul or Add."""
+    return next((value for value in carrier.inputs if value is not None and value.tensor is not None), None)
 
 
 def _stored(found: Node) -> StoredNode:
@@ -91,21 +93,24 @@ def _stored(found: Node) -> StoredNode:
     return found.origin
 
 
-def _batch_norm(result: Residue, carrier: Node, affine: Affine, place: Place) -> None:
+def _batch_norm(carrier: Node, affine: Affine, place: Place) -> Rope:
     """y = a·(x − 0)/√(1 + 0) + b, in the place of the BatchNormalization `carrier`."""
-    scale, mean = carrier.constant(1), carrier.constant(3)
-    if scale is None or mean is None:
+    held = [value for value in carrier.inputs[1:5] if value is not None]
+    gamma, _, mean, _ = (value.tensor for value in held)
+    if gamma is None or mean is None:
         raise ValueError(f"the parameters of {carrier!r} are no constants")
-    count = scale.shape[0]
-    names = [place.fresh(f"{place.target}_{suffix}") for suffix in ("scale", "shift", "mean", "variance")]
+    count = gamma.shape[0]
     arrays = [np.broadcast_to(array.reshape(-1), count) for array in (affine.a, affine.b)]
     arrays += [np.zeros(count), np.ones(count)]
-    for name, array, dtype in zip(names, arrays, [scale.dtype] * 2 + [mean.dtype] * 2, strict=True):
-        result.constants[name] = _fixed(array, dtype)
-    stored = _stored(carrier)
-    splice = rewired(place.buffer, stored, Wires([place.source, *names], [place.target], {"epsilon", "spatial"}))
+    types = [gamma.dtype] * 2 + [mean.dtype] * 2
+    names = [
+        place.constant(value, value.name, _fixed(array, dtype))
+        for value, array, dtype in zip(held, arrays, types, strict=True)
+    ]
+    wires = Wires([place.source, *names], [place.target], {"epsilon", "spatial"})
+    splice = rewired(place.buffer, _stored(carrier), wires)
     splice.tail.add(float_attribute("epsilon", 0.0))
-    result.instead[stored] = framed(place.number, splice.rope())
+    return splice.rope()
 
 
 def _reused(carrier: Node, source: str, constant: str, target: str, place: Place) -> Rope:
@@ -120,11 +125,11 @@ def _old_broadcast(array: Float64) -> dict[str, int]:
     return {"broadcast": 1, **({"axis": axes[0]} if axes else {})}
 
 
-def _operand(array: Float64, dtype: DType, version: int) -> Content:
+def _operand(array: Float64, dtype: DType, old: bool) -> Content:
     """`array` in the smallest shape that still broadcasts: without leading axes of extent 1."""
     axes = [axis for axis, extent in enumerate(array.shape) if extent != 1]
     shape = array.shape[axes[0] :] if axes else ()
-    if version < 7 and axes:
+    if old and axes:
         shape = array.shape[axes[0] : axes[-1] + 1]
     return _fixed(array.reshape(shape), dtype)
 
@@ -133,9 +138,8 @@ def _fixed(array: Float64, dtype: DType) -> Content:
     return Content(array.shape, dtype, lambda: array)
 
 
-def _dtype(decision: Decision) -> DType:
+def _dtype(chain: Chain) -> DType:
     """The type of the chain's values; where nothing tells, that of a constant that they are multiplied with."""
-    chain = decision.chain
     known = chain.target.dtype or chain.source.dtype
     if known is not None:
         return known

