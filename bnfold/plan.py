@@ -172,7 +172,7 @@ def whole(decision: Decision, view: View, way: str) -> bool:
 
 
 def merge(decision: Decision, view: View, style: Style, way: str) -> bool:
-    """Move the whole chain into others that stay, if these grow by less than it costs."""
+    """Move the whole chain into others that stay, if these grow by less than it costs, and the file does not."""
     for route in routes(decision.chain.affine, way):
         asking = Asking(view, merging=True)
         try:
@@ -181,7 +181,8 @@ def merge(decision: Decision, view: View, style: Style, way: str) -> bool:
             continue
         grown = sum(style.price(new) - cost(old, view, style) for old, new in asking.chains.items())
         possible = all(fits(new, old) and (new.acts or not bridges(old, view)) for old, new in asking.chains.items())
-        if possible and grown < cost(decision.chain, view, style):
+        larger = possible and style.growth({**asking.chains, decision.chain: None}) > 0
+        if possible and not larger and grown < cost(decision.chain, view, style):
             leave(decision, view, asking, way)
             decision.merged = bool(asking.chains)
             return True
@@ -264,7 +265,7 @@ def in_place(decision: Decision, view: View, style: Style) -> None:
     residue = rounded(chain.affine, chain)
     decision.residue = residue
     cheaper = residue.acts and fits(residue, chain) and style.price(residue) < style.cost(chain.nodes)
-    if cheaper or chain in view.composed:
+    if (cheaper and style.growth({chain: residue}) <= 0) or chain in view.composed:
         decision.way = "merge"
     else:
         decision.untouched = True

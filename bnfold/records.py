@@ -6,7 +6,7 @@ values to compare.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .affine import Absorbed, Affine
@@ -137,11 +137,13 @@ class Style:
 
     An operation costs 1, a BatchNormalization `batch_norm`; on top comes `layer` for each layer that holds them.
     `unread_outputs`: a document's outputs are what nothing reads, so that an output must not come to be read.
+    `growth`: by how many bytes the document grows when chains are written as other affines, or go (None).
     """
 
     batch_norm: int
     layer: int = 0
     unread_outputs: bool = False
+    growth: Callable[[Mapping[Chain, Affine | None]], int] = lambda _: 0
 
     def cost(self, nodes: Sequence[Node]) -> int:
         """Of a chain's nodes as they stand."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 from ..document import Runnable
@@ -13,6 +14,7 @@ from ..graph import Graph, Value
 from ..records import Plan, Style
 from ..wire import Rope, WireError, string
 from .edit import Edit, Editor
+from .growth import growth
 from .model import Data, read_model
 from .render import Renderer, Storage, tensors_of
 from .scopes import Builder, pin
@@ -33,8 +35,6 @@ class OnnxDocument:
     Raises InputError where the file is no model or contradicts itself, UsageError where a kept name is unknown.
     """
 
-    style = Style(batch_norm=2)
-
     def __init__(self, data: Data, path: Path | None, folder: Path | None, freeze: bool, kept: Collection[str]) -> None:
         self.path = path
         self.external = External(folder, data.where)
@@ -50,6 +50,10 @@ class OnnxDocument:
         for name in kept:
             if name not in known:
                 raise UsageError(f"the model has no value named {name!r}, which is to be kept", where=data.where)
+
+    @cached_property
+    def style(self) -> Style:
+        return Style(batch_norm=2, growth=partial(growth, Uses(self.scopes), self.model.data.buffer))
 
     @classmethod
     def open(cls, path: Path, *, freeze: bool = False, keep: Collection[str] = ()) -> OnnxDocument:

@@ -48,7 +48,7 @@ def residue(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Rope
         return {_stored(carrier): framed(place.number, _batch_norm(carrier, affine, place))}
     dtype = _dtype(chain)
     a, b = (nearest(array, dtype).astype(np.float64) for array in (affine.a, affine.b))
-    steps = [Step("Mul", "multiplier", a)] * bool((a != 1).any()) + [Step("Add", "addend", b)] * bool(b.any())
+    steps = [Step("Mul", "Div", "gamma", a)] * bool((a != 1).any()) + [Step("Add", "Sub", "beta", b)] * bool(b.any())
     if steps:
         return _steps(nodes, steps, dtype, place)
     last = _stored(nodes[-1])
@@ -57,9 +57,10 @@ def residue(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Rope
 
 
 class Step(NamedTuple):
-    """One operator of a residue, and what its constant is called."""
+    """One operator of a residue, the one that does the same with another constant, and what its constant is called."""
 
     op: str
+    other: str
     word: str
     array: Float64
 
@@ -69,8 +70,8 @@ def _steps(nodes: Sequence[Node], steps: Sequence[Step], dtype: DType, place: Pl
     carriers = [next((n for n in nodes if n.op == step.op and n.version >= 7), None) for step in steps]
     source, written, last, old = place.source, Rope(), _stored(nodes[-1]), nodes[0].version < 7
     for index, (step, carrier) in enumerate(zip(steps, carriers, strict=True)):
-        target = place.target if index == len(steps) - 1 else place.value(f"{place.target}_multiplied")
-        held = _held(carrier) if carrier is not None else None
+        target = place.target if index == len(steps) - 1 else place.value(f"{place.target}_scaled")
+        held = next((_held(n) for op in (step.op, step.other) for n in nodes if n.op == op), None)
         constant = place.constant(held, f"{place.target}_{step.word}", _operand(step.array, dtype, old))
         if carrier is not None:
             made = _reused(carrier, source, constant, target, place)

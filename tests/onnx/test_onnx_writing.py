@@ -292,10 +292,13 @@ def test_taps_name_what_the_folded_model_still_holds() -> None:
     assert [document.folded_tap(made, values[name]) for name in ("c", "n", "y")] == ["", "n", "y"]
 
 
-def test_mul_and_add_that_are_new_have_names_made_of_the_chains() -> None:
-    nodes = [node("Sub", "x k", "p"), node("Div", "p h", "m"), node("Sub", "h m", "a")]
-    left = chain(*nodes, stored=[tensor("k", 2, 1, 1), tensor("h")])
-    assert [(n.op_type, n.name) for n in left] == [("Mul", "n_a_Mul"), ("Add", "n_a_Add")]
+def test_what_is_new_has_names_made_of_the_chains() -> None:
+    """An Add may not pass for the Sub of its name; constants stay with what they are for."""
+    nodes = [node("Sub", "x shift", "p"), node("Div", "p by", "m"), node("Sub", "by m", "a")]
+    mul, add = chain(*nodes, stored=[tensor("shift", 2, 1, 1), tensor("by")])
+    assert [(n.op_type, n.name) for n in (mul, add)] == [("Mul", "n_a_Mul"), ("Add", "n_a_Add")]
+    assert (mul.input, mul.output) == (["x", "by"], ["a_scaled"])
+    assert (add.input, add.output) == (["a_scaled", "shift"], ["a"])
 
 
 def test_bfloat16_stays_bfloat16() -> None:

