@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from ..document import Runnable
@@ -18,10 +18,8 @@ from ..wire import Rope
 from .edit import NetEdit, tap_names
 from .lowering import DEFAULT_OPSET, Lowered, lower
 from .net import CaffeNet, Phase, load
+from .residue import growth
 
-STYLE = Style(batch_norm=3, layer=4, unread_outputs=True)
-OLD_STYLE = Style(batch_norm=2, layer=4, unread_outputs=True)
-"""Of V1 nets, in which what stays of a BN is a BN again."""
 IR_VERSION = 7
 """Of the models for the verifier: the one that opset 13 came with."""
 
@@ -33,7 +31,6 @@ class CaffeDocument:
     net: CaffeNet
     lowered: Lowered
     sources: Sequence[Path]
-    style: Style
     _edit: NetEdit | None = None
 
     @classmethod
@@ -52,7 +49,13 @@ class CaffeDocument:
         net = load(prototxt, caffemodel, phase=phase, stages=stages, level=level)
         lowered = lower(net, bn_order=bn_blobs)
         mark_kept(lowered, keep)
-        return cls(net, lowered, [prototxt, caffemodel], STYLE if net.version == 2 else OLD_STYLE)
+        return cls(net, lowered, [prototxt, caffemodel])
+
+    @property
+    def style(self) -> Style:
+        """In V1 nets what stays of a BN is a BN again."""
+        cost = 3 if self.net.version == 2 else 2
+        return Style(batch_norm=cost, layer=4, unread_outputs=True, growth=partial(growth, self.net))
 
     def graphs(self) -> Sequence[Graph]:
         return [self.lowered.graph]

@@ -27,7 +27,7 @@ from .naming import Step, blob_names
 from .net import CaffeNet, Layer
 from .prototxt import Entry, Message
 from .prototxt_edit import Edits
-from .residue import Host, host
+from .residue import Host, host, layers_of
 
 AnyBlob = Blob | NewBlob
 
@@ -57,7 +57,7 @@ class NetEdit:
     def place(self, decision: Decision) -> None:
         """The layers of the chain go, but for one that holds what stays."""
         chain = decision.chain
-        layers = list(dict.fromkeys(node.origin for node in chain.nodes if isinstance(node.origin, Layer)))
+        layers = layers_of(chain)
         if decision.residue is not None:
             stays = host(layers, decision.residue, chain.source, chain.target, self.net.version)
             self.hosts[stays.layer] = stays

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from ..affine import Affine
 from ..graph import Value
-from .caffemodel import NewBlob
-from .net import Layer
+from ..records import Chain
+from ..wire import varint
+from .blob import Blob, NewBlob, encode
+from .net import CaffeNet, Layer
 from .prototxt_edit import Word
 
 
@@ -97,3 +99,41 @@ def host(layers: Sequence[Layer], residue: Affine, source: Value, target: Value,
     kind = "Power" if powers else "BN" if old else "Scale" if residue.scales else "Bias"
     layer = next((layer for layer in reversed(layers) if layer.type == kind), layers[-1])
     return Host(layer, residue, source, target, kind)
+
+
+def layers_of(chain: Chain) -> list[Layer]:
+    """The layers that a chain consists of."""
+    return list(dict.fromkeys(node.origin for node in chain.nodes if isinstance(node.origin, Layer)))
+
+
+def growth(net: CaffeNet, changes: Mapping[Chain, Affine | None]) -> int:
+    """By how many bytes both files together grow when chains are written as other affines, or go.
+
+    The text of the one layer that stays of a chain is taken to be as long as before: its parameters are a few words.
+    """
+    size = 0
+    for chain, affine in changes.items():
+        layers = layers_of(chain)
+        if affine is not None:
+            stays = host(layers, affine, chain.source, chain.target, net.version)
+            layers.remove(stays.layer)
+            blobs = list(stays.blobs())
+            size += sum(map(_size, blobs)) - sum(map(_size, stays.layer.blobs))
+            size += _entry(stays.layer) if blobs and stays.layer.weight_index is None else 0
+        for layer in layers:
+            size -= layer.block.entry.stop - layer.block.entry.start if layer.block and layer.block.entry else 0
+            size -= sum(map(_size, layer.blobs)) if layer.weight_index is not None else 0
+    return size
+
+
+def _size(blob: Blob | NewBlob) -> int:
+    """In bytes, as a field of its layer."""
+    if isinstance(blob, Blob):
+        return blob.field.end - blob.field.start
+    message = encode(blob)
+    return 1 + len(varint(message.size)) + message.size
+
+
+def _entry(layer: Layer) -> int:
+    """Of a layer in the caffemodel without its blobs, at the most."""
+    return 32 + sum(len(name) + 2 for name in (layer.name, layer.type, *layer.bottoms, *layer.tops))

@@ -454,8 +454,8 @@ STAYS = {
         ["b"],
     ),
     "a Scale of the whole image": (
-        relu("q", "data", "x") + scaled("s", "x", "s", "axis: 1 num_axes: -1") + layer("Bias", "b", "s", "t")
-        + relu("r", "t", "u"),
+        relu("q", "data", "x") + scaled("s", "x", "s", "axis: 1 num_axes: -1 bias_term: true")
+        + layer("Bias", "b", "s", "t") + relu("r", "t", "u"),
         relu("q", "data", "x") + scaled("s", "x", "t", "axis: 1 num_axes: -1 bias_term: true") + relu("r", "t", "u"),
         ["s"],
     ),
@@ -474,6 +474,19 @@ def test_what_stays(tmp_path: Path, case: str) -> None:
     folded = check(weighed(tmp_path, data() + before, **bias))
     assert folded.text == data() + after
     assert [name for name, _ in folded.stored] == names
+
+
+LARGER = {
+    "a Bias for each element of an image": scaled("s", "x", "s", "axis: 1 num_axes: -1") + layer("Bias", "b", "s", "t"),
+    "a multiplier for each channel": layer("Power", "s", "x", "s", "power_param { scale: 2 }")
+    + layer("Bias", "b", "s", "t"),
+}
+
+
+@pytest.mark.parametrize("case", LARGER)
+def test_layers_do_not_merge_into_a_larger_one(tmp_path: Path, case: str) -> None:
+    net = data(1, 99, 2, 2) + relu("q", "data", "x") + LARGER[case] + relu("r", "t", "u")
+    assert check(weighed(tmp_path, net, b=[he(99, 1)[:, 0]])).text == net
 
 
 def test_two_scales_along_axis_2_become_one(tmp_path: Path) -> None:
