@@ -20,6 +20,7 @@ from .upgrade import V1_NUMBERS, V1_TYPES
 
 __all__ = ["Blob", "Caffemodel", "LayerChange", "NewBlob", "NewLayer", "StoredLayer"]
 
+_NET_NAME = 1
 _MAX_LAYERS = 500_000
 _MAX_BLOBS = 1000  # of one layer
 
@@ -139,8 +140,6 @@ class Caffemodel:
         v1, v2 = found.values()
         if v1 and v2:
             raise InputError("the file mixes `layer` and V1 `layers`", where=str(self.path))
-        if not v1 and not v2:
-            raise InputError("the file holds no layers", where=str(self.path), hint="is it the .caffemodel?")
         self.layout = _V1 if v1 else _V2
         return v1 or v2
 
@@ -163,6 +162,8 @@ class Caffemodel:
         out.add(self.data[at:])
         for new in added:
             out.add_message(self.layout.layers, self._new_layer(new))
+        if not out.size:  # all its layers are gone, which is not to look like a file that was never written
+            out.add(wire.string(_NET_NAME, ""))
         return out
 
     def _changed(self, layer: StoredLayer, change: LayerChange) -> Rope:

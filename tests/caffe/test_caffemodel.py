@@ -213,7 +213,6 @@ def test_broken_blobs_name_file_layer_and_blob(model: Model, proto: bytes, what:
         (b'name: "net"\nlayer { }\n', "text file"),
         ("# é\n".encode(), "text file"),
         (wire.tag(100, wire.BYTES) + b"\x7f", "cut short or is no caffemodel"),
-        (wire.string(1, "net\1"), "holds no layers"),
         (wire.delimited(100, b"") + wire.delimited(2, b""), "mixes"),
         (wire.delimited(2, wire.delimited(1, b"")), "format of 2013"),
         (wire.delimited(100, b"\x0a\x05x"), "the layer cannot be decoded"),
@@ -232,8 +231,7 @@ def test_a_file_cut_anywhere_is_refused_or_has_whole_layers_only(tmp_path: Path)
             layers = Caffemodel(raw(tmp_path / "x", data[:length])).layers
         except InputError:
             continue
-        assert [layer.name for layer in layers] == ["a"]
-        assert [blob.count for blob in layers[0].blobs] == [6, 2]
+        assert {layer.name: [blob.count for blob in layer.blobs] for layer in layers} in ({}, {"a": [6, 2]})
 
 
 @given(st.data())

@@ -476,6 +476,20 @@ def test_what_stays(tmp_path: Path, case: str) -> None:
     assert [name for name, _ in folded.stored] == names
 
 
+def test_a_net_may_lose_all_its_weights(tmp_path: Path) -> None:
+    net = data() + relu("q", "data", "x") + scaled("s", "x", "y") + relu("r", "y", "z")
+    ones = {"s": [np.ones(4, np.float32), np.zeros(4, np.float32)]}
+    assert check(save(tmp_path, net, [stored("s", *ones["s"])])).types == ["Input", "ReLU", "ReLU"]
+    nameless = save(tmp_path, net, [stored("s", *ones["s"])])
+    nameless.caffemodel.write_bytes(stored("s", *ones["s"]))
+    assert check(nameless).stored == []
+
+
+def test_a_caffemodel_without_layers_is_not_that_of_a_net_that_needs_weights(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no weights"):
+        explain(save(tmp_path, data() + conv("c", "data", "c"), []))
+
+
 LARGER = {
     "a Bias for each element of an image": scaled("s", "x", "s", "axis: 1 num_axes: -1") + layer("Bias", "b", "s", "t"),
     "a multiplier for each channel": layer("Power", "s", "x", "s", "power_param { scale: 2 }")
