@@ -31,7 +31,7 @@ def blob_names(lowered: Lowered, plan: Plan, steps: Sequence[Step]) -> dict[Valu
     """The name of every value in `steps`, which stand in the order of the net."""
     spelled = {value: name for item in lowered.layers for value, name in zip(item.tops, item.layer.tops, strict=True)}
     taken_over = {value.name: name for value, name in spelled.items()}
-    names = {top: taken_over.get(plan.names.get(top, ""), spelled[top]) for step in steps for top in step.tops}
+    names = {top: taken_over[plan.name(top)] if top in plan.names else spelled[top] for s in steps for top in s.tops}
     outputs = {plan.resolve(value) for value in lowered.graph.outputs}
     for chain in unsafe(names, steps, outputs):
         own, used = spelled[chain[-1]], set(names.values())

@@ -476,6 +476,14 @@ def test_what_stays(tmp_path: Path, case: str) -> None:
     assert [name for name, _ in folded.stored] == names
 
 
+def test_a_blob_may_have_an_empty_name(tmp_path: Path) -> None:
+    join = 'layer { name: "" type: "Concat" bottom: "a" bottom: "b" top: "" }\n'
+    norm = 'layer { name: "n" type: "BatchNorm" bottom: "" top: "n" }\n'
+    net = data() + conv("a", "data", "a") + conv("b", "data", "b") + join + norm + relu("r", "n", "n")
+    folded = check(weighed(tmp_path, net))
+    assert folded.text == net.replace(norm, "").replace('top: "" }', 'top: "n" }')
+
+
 def test_a_net_may_lose_all_its_weights(tmp_path: Path) -> None:
     net = data() + relu("q", "data", "x") + scaled("s", "x", "y") + relu("r", "y", "z")
     ones = {"s": [np.ones(4, np.float32), np.zeros(4, np.float32)]}

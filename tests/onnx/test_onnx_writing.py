@@ -233,9 +233,9 @@ def test_several_affines_become_one_batch_normalization_where_there_was_one() ->
 
 
 def test_several_affines_become_mul_and_add_with_names_of_their_own() -> None:
-    nodes = [node("Add", "x k", "p"), node("Mul", "p k", "m"), node("Sub", "m k", "n"), node("Div", "n h", "a")]
-    left = chain(*nodes, stored=[tensor("k", 2, 1, 1), tensor("h")])
-    assert [(n.op_type, n.name) for n in left] == [("Mul", "n_m"), ("Add", "n_p")]
+    nodes = [node("Add", "x k", "plus"), node("Mul", "plus k", "times"), node("Sub", "times k", "less")]
+    left = chain(*nodes, node("Div", "less half", "a"), stored=[tensor("k", 2, 1, 1), tensor("half")])
+    assert [(n.op_type, n.name) for n in left] == [("Mul", "n_times"), ("Add", "n_plus")]
 
 
 def test_a_multiplier_alone_is_one_mul() -> None:
