@@ -1,4 +1,4 @@
-"""Constant expressions: nodes whose inputs are all constants, as constants that are computed when they are asked for.
+"""Constant expressions: nodes that read constants only, as constants that are computed when they are asked for.
 
 Values are computed in the stored types, as a runtime would. Shapes and types come from shape inference, so nothing is
 computed to know what it will be. Operators that draw at random, or whose arithmetic is a runtime's own, are not here.
@@ -59,7 +59,7 @@ def _power(base: Array, exponent: Array) -> Array:
 ARITHMETIC: dict[str, tuple[str, Callable[..., Array]]] = {
     "Identity": ("fiub", np.asarray),
     "Cast": ("fiub", np.asarray),
-    "CastLike": ("fiub", lambda array, _: array),
+    "CastLike": ("fiub", lambda array, *_: array),
     "Add": ("fiu", np.add),
     "Sub": ("fiu", np.subtract),
     "Mul": ("fiu", np.multiply),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..graph import Graph, Node, Tensor, Value
+from ..graph import BLIND, Graph, Node, Tensor, Value
 from ..shapes import RULES, infer
 from .attributes import Reference, mistyped
 from .constants import Expressions
@@ -223,9 +223,11 @@ class Builder:
         """Give the node's output the constant that it computes, if it computes one."""
         if len(node.outputs) != 1 or not node.outputs[0].name:
             return False
+        known = [value is not None and value.tensor is not None for value in node.inputs]
+        blind = BLIND.get(node.op, ())
         if node.op == "Constant":
             tensor = self._literal(node)
-        elif node.inputs and all(value is not None and value.tensor is not None for value in node.inputs):
+        elif any(known) and all(is_constant or slot in blind for slot, is_constant in enumerate(known)):
             infer(node)
             tensor = self.expressions.tensor(node)
         else:

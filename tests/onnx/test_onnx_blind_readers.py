@@ -52,3 +52,10 @@ def test_a_chain_goes_down_past_a_reader_of_its_shape() -> None:
     nodes = [node("Sigmoid", "x", "p"), batch_norm("p", "bn", "n"), node("Shape", "n", "s"), node("Conv", "n W", "y")]
     source = model(nodes, [*norm("bn", 2), tensor("W", 3, 2, 3, 3)], outputs=[Y, SHAPE])
     assert ops(fold(source)) == ["Sigmoid", "Shape", "Conv"]
+
+
+def test_a_constant_of_the_type_of_a_value_is_a_constant() -> None:
+    nodes = [node("CastLike", "h x", "z"), node("Shape", "b", "n"), node("Expand", "z n", "e")]
+    nodes += [node("Conv", "x W e", "c"), batch_norm("c", "bn", "y")]
+    source = model(nodes, [tensor("h", dtype=np.float64), tensor("b", 3), tensor("W", 3, 2, 3, 3), *norm("bn", 3)])
+    assert ops(fold(source)) == ["Conv"]
