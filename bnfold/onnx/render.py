@@ -67,6 +67,7 @@ class Renderer:
     storage: Storage
     inner: dict[StoredNode, list[Scope]] = field(default_factory=lambda: defaultdict(list))
     moving: bool = False
+    sorts: bool = False
 
     def rope(self) -> Rope:
         """The ModelProto."""
@@ -74,7 +75,11 @@ class Renderer:
         buffer = self.model.data.buffer
         whole = Splice(buffer, 0, len(buffer))
         edits = self.edits.items()
-        changed = {scope for scope, edit in edits if edit.changes or scope.frozen or self._moved(scope)}
+        changed = {scope for scope, edit in edits if edit.changes or scope.frozen}
+        self.sorts = bool(changed)  # a file that is written anew is written in order
+        if self.sorts:
+            changed |= {scope for scope in self.edits if scope.nodes is not scope.stored.nodes}
+        changed |= {scope for scope in self.edits if self._moved(scope)}
         for scope in list(changed):
             self._mark(scope, changed)
         for scope in self.edits:
@@ -101,10 +106,10 @@ class Renderer:
         """The GraphProto or FunctionProto."""
         edit, stored, buffer = self.edits[scope], scope.stored, self.model.data.buffer
         splice = Splice(buffer, stored.body, stored.end)
-        for node in stored.nodes:
+        for place, node in zip(stored.nodes, scope.nodes if self.sorts else stored.nodes, strict=True):
             by = self._node(node, edit)
-            if by is not None:
-                splice.replace(node.start, node.end, by)
+            if by is not None or place is not node:
+                splice.replace(place.start, place.end, Rope(buffer[node.start : node.end]) if by is None else by)
         for tensor_ in stored.initializers:
             by = self.storage.tensor(buffer, tensor_, edit.contents.get(tensor_))
             if tensor_ in edit.removed:

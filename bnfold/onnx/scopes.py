@@ -22,6 +22,7 @@ from .attributes import Reference, mistyped
 from .constants import Expressions
 from .messages import StoredSparse, StoredTensor
 from .model import StoredGraph, StoredModel, StoredNode, StoredValue
+from .order import CycleError, in_order
 from .tensors import OPAQUE, Tensors
 from .types import read_type
 
@@ -38,7 +39,8 @@ class Scope:
 
     `definitions`: where a constant is stored, an initializer or the Node that makes it. `outer`: a value of this scope
     that stands for one of an enclosing graph. `captures`: the reverse. `pinned`: how many uses a value has besides
-    reads by nodes (outputs, annotations). `removed`: graph inputs that are frozen into initializers.
+    reads by nodes (outputs, annotations). `frozen`: graph inputs that are taken for initializers. `nodes`: the stored
+    nodes, each behind those that it reads.
     """
 
     stored: StoredGraph
@@ -52,6 +54,7 @@ class Scope:
     pinned: Counter[Value] = field(default_factory=Counter)
     frozen: list[StoredValue] = field(default_factory=list)
     holder: StoredNode | None = None
+    nodes: Sequence[StoredNode] = ()
 
 
 class Builder:
@@ -88,7 +91,11 @@ class Builder:
             value = self._define(scope, name)
             self._declare(value, inputs.get(name) or infos.get(name))
             scope.graph.add_input(value)
-        for node in stored.nodes:
+        try:
+            scope.nodes = in_order(stored.nodes)
+        except CycleError as error:
+            raise self._fault(str(error), error.node) from None
+        for node in scope.nodes:
             self._node(scope, node, infos)
         for name in (*(value.name for value in stored.outputs), *stored.results):
             result = self._find(scope, name)
@@ -157,8 +164,7 @@ class Builder:
             return None
         value = self._find(scope, name)
         if value is None:
-            hint = "nodes must be sorted so that each stands behind those that it reads"
-            raise self._fault(f"reads {name!r}, which nothing before it defines", node, hint)
+            raise self._fault(f"reads {name!r}, which nothing defines", node)
         return value
 
     def _node(self, scope: Scope, stored: StoredNode, infos: Mapping[str, StoredValue]) -> None:
