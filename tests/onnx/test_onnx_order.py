@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -84,7 +85,7 @@ def test_a_body_is_sorted_and_reads_what_stands_behind_it() -> None:
     assert ops(folded) == ["Sigmoid", "If"]
     assert [n.op_type for n in folded.graph.node[1].attribute[0].g.node] == ["Conv", "Relu"]
     in_order = [nodes[1], branching(*inside[::-1])]
-    same(model(in_order, stored, [X, FLAG]), folded, {"flag": True})
+    same(model(in_order, stored, [X, FLAG]), folded, {"flag": np.array(True)})
 
 
 def test_what_a_body_in_a_body_reads_is_read_by_both() -> None:
