@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fold(words: Sequence[str]) -> None:
     parser = _parser("bnfold", "Fold BatchNorm, Scale and other affine layers into their neighbours, exactly.", EPILOG)
     _add_model(parser)
-    parser.add_argument("-o", "--out", metavar="OUT", required=True, help="the result: folded.onnx; folded for Caffe")
+    parser.add_argument("-o", "--out", metavar="OUT", help="the result: folded.onnx; folded for Caffe")
+    parser.add_argument("--in-place", action="store_true", help="let the result replace the model, also without -o")
     _add_reading(parser)
     parser.add_argument("--strict", action="store_true", help="fail if a BatchNorm is kept")
     parser.add_argument("--no-verify", action="store_true", help="write the result without running it")
@@ -73,12 +74,16 @@ def _fold(words: Sequence[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--version", action="version", version=f"bnfold {__version__}")
     given = parser.parse_args(words)
+    if given.out is None and not given.in_place:
+        raise UsageError("the result has no name", hint="such as -o folded; --in-place replaces the model")
     from . import pipeline
 
-    _check_report(given.json, [*_sources(given), *pipeline.results(given.out)])
-    options = _options(given, strict=given.strict, verify=not given.no_verify, onnx=given.onnx)
+    report = None if given.json in (None, "-") else given.json
+    if report is not None:
+        _write(report, "", for_good=False)  # what cannot be is found out before the fold
+    options = _options(given, strict=given.strict, verify=not given.no_verify, onnx=given.onnx, in_place=given.in_place)
     try:
-        result = pipeline.fold(_sources(given), given.out, options)
+        result = pipeline.fold(_sources(given), given.out, options, report=report)
     except (pipeline.KeptError, pipeline.MismatchError) as error:
         _report(error.result, given.json, quiet=given.quiet)
         raise
@@ -179,15 +184,6 @@ def _input(word: str) -> tuple[str, tuple[int, ...]]:
     if not name or not extents or min(extents) < 1:
         raise UsageError(f"--input {word!r} is no name with a shape", hint="such as --input data=1x3x224x224")
     return name, extents
-
-
-def _check_report(report: str | None, models: Sequence[Path]) -> None:
-    """Raises UsageError or OutputError now, rather than when the result is in place, for a report that cannot be."""
-    if report is None or report == "-":
-        return
-    if os.path.realpath(report) in [os.path.realpath(model) for model in models]:
-        raise UsageError(f"--json {report} would overwrite the model")
-    _write(report, "", for_good=False)
 
 
 # ------------------------------------------------------------------------------------------------------------- output

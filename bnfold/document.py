@@ -45,8 +45,11 @@ class Document(Protocol):
     def counts(self) -> Mapping[str, int]:
         """Layers (nodes) by type, and "parameters": the number of constants' elements that the net reads."""
 
-    def folded(self, plans: Mapping[Graph, Plan], out: Path) -> Mapping[Path, Rope]:
-        """The content of each file to write, by its final path, for the output that the user named `out`."""
+    def places(self, out: Path | None) -> Sequence[Path]:
+        """The files of a result that the user named `out`, the model's first; None: in the place of what was read."""
+
+    def folded(self, plans: Mapping[Graph, Plan], places: Sequence[Path]) -> Mapping[Path, Rope]:
+        """The content of each of the files `places`. Raises OutputError where one is something else already."""
 
     def runnable(self, taps: Sequence[str]) -> Runnable:
         """The net as ONNX with the values that `taps` name as further outputs."""

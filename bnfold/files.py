@@ -60,18 +60,18 @@ class Staging:
         shutil.rmtree(self._room, ignore_errors=True)
 
     def path(self, target: Path) -> Path:
-        """Where the content of `target`, a path under the folder, is staged: the same path under another folder."""
+        """Where the content of `target`, a file of the folder, is staged: under the same name in another folder."""
         if target.is_dir():
             raise OutputError("a folder has this name already", where=str(target), hint="choose another name with -o")
         if target.exists() and not target.is_file():  # such as /dev/null, which root could replace
             raise OutputError("this is no regular file", where=str(target), hint="choose another name with -o")
         if target.exists() and not os.access(target, os.W_OK):
             raise OutputError("the file is write-protected", where=str(target), hint="choose another name with -o")
-        staged = self._room / "new" / target.relative_to(self.folder)
+        staged = self._room / "new" / target.name
         if target not in self.targets:
             self.targets.append(target)
             with _output_errors(target):
-                staged.parent.mkdir(parents=True, exist_ok=True)
+                staged.parent.mkdir(exist_ok=True)
         return staged
 
     def write(self, target: Path, content: Rope) -> Path:
@@ -93,11 +93,7 @@ class Staging:
             undo.pop_all()
 
     def _prepare(self, target: Path, old: Path, undo: contextlib.ExitStack) -> None:
-        """Have all that can fail, but the renames, behind us: the target's folder, its mode, its way back."""
-        missing = [p for p in target.relative_to(self.folder).parents if not (self.folder / p).exists()]
-        for parent in reversed(missing):
-            (self.folder / parent).mkdir()
-            undo.callback((self.folder / parent).rmdir)
+        """Have all that can fail, but the renames, behind us: the target's mode, its way back."""
         if not os.path.lexists(target):
             undo.callback(target.unlink, missing_ok=True)
             return

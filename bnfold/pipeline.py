@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
+from . import places
 from .errors import InputError, StrictError, UsageError, VerificationError
 from .files import Staging, open_mapped
 
@@ -38,7 +39,8 @@ class Options:
     the blobs of BatchNorm layers, where the file leaves it open. `keep`: values that keep name and content. `freeze`:
     take initializers that are also inputs of an ONNX model (IR version 4 or later) for constants. `strict`: a
     BatchNorm that stays is an error. `verify`: prove the result before it is put in place. `onnx`: write the folded
-    Caffe net as ONNX too. Raises UsageError for another phase, and for a text where a tuple of names is needed.
+    Caffe net as ONNX too. `in_place`: the result may replace the model that was read. Raises UsageError for another
+    phase, and for a text where a tuple of names is needed.
     """
 
     phase: Literal["TEST", "TRAIN"] = "TEST"
@@ -50,6 +52,7 @@ class Options:
     strict: bool = False
     verify: bool = True
     onnx: bool = False
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         if self.phase not in ("TEST", "TRAIN"):
@@ -112,40 +115,54 @@ def explain(source: Source, options: Options = Options()) -> Result:
 @overload
 def fold(source: onnx.ModelProto, out: None = None, options: Options = ...) -> onnx.ModelProto: ...
 @overload
-def fold(source: Source, out: PathLike, options: Options = ...) -> Result: ...
 def fold(
-    source: onnx.ModelProto | Source, out: PathLike | None = None, options: Options = Options()
+    source: Source, out: PathLike | None = None, options: Options = ..., *, report: PathLike | None = None
+) -> Result: ...
+def fold(
+    source: onnx.ModelProto | Source,
+    out: PathLike | None = None,
+    options: Options = Options(),
+    *,
+    report: PathLike | None = None,
 ) -> onnx.ModelProto | Result:
     """Fold a model from its files to files, or an `onnx.ModelProto` to a new one.
 
     `source`: the path of an ONNX model, or the paths of a Caffe net's prototxt and caffemodel in either order. `out`:
-    the name of the result, for Caffe without a suffix: `folded` gives folded.prototxt and folded.caffemodel. What
-    stands under these names is replaced when all has been verified, else it is untouched.
+    the name of the result, for Caffe without a suffix: `folded` gives folded.prototxt and folded.caffemodel; with
+    `Options.in_place` it may be left out. External data of an ONNX model goes to `out`.data. What stands under these
+    names is replaced when all has been verified, else it is untouched. `report` is a file that the caller is going to
+    write: it must be none of these.
 
     Raises InputError, VerificationError (MismatchError with the figures), StrictError, OutputError, UsageError.
     """
-    if out is None:
+    if out is None and not options.in_place:
         return _fold_in_memory(source, options)
-    paths, target = _paths(source), _target(Path(out))
+    paths, target = _paths(source), None if out is None else places.target(Path(out))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_no_collector())
         document = open_document(paths, options)
+        files = places.together(document.places(target))
+        beside = [files[0].with_suffix(".onnx")] if options.onnx else []
+        places.check_apart([*files, *beside], document.sources, paths if options.in_place else None)
+        if report is not None:
+            places.check_report(Path(report), [*files, *beside], document.sources)
         verifier = _verifier(stack) if options.verify else None
         result, plans = _planned(document)
         if options.strict and result.kept_batch_norms:
             raise KeptError(result)
-        staging = stack.enter_context(Staging(target.parent))
-        contents = document.folded(plans, target)
+        staging = stack.enter_context(Staging(files[0].parent))
+        contents = document.folded(plans, files)
         staged = [staging.write(path, rope) for path, rope in contents.items()]
-        folded = open_document(_models(staged), options)
+        models = staged[: len(paths)]
+        folded = open_document(models, options)
         result = replace(result, after=folded.counts())
         if verifier is not None:
             result = _verified(document, folded, result, plans, verifier)
-        if options.onnx:
-            _add_onnx(staging, _models(staged), target, options)
-        files = {path: staging.path(path).stat().st_size for path in staging.targets}
+        for path in beside:
+            _add_onnx(staging, models, path, options)
+        sizes = {path: staging.path(path).stat().st_size for path in staging.targets}
         staging.commit()
-    return replace(result, files=files)
+    return replace(result, files=sizes)
 
 
 def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Options = Options(), **how: Any) -> Result:
@@ -153,7 +170,8 @@ def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Opt
 
     Raises InputError, OutputError, UsageError.
     """
-    sources, target = _paths([prototxt, caffemodel]), _target(Path(out))
+    sources, target = _paths([prototxt, caffemodel]), places.target(Path(out))
+    places.check_apart([target], sources)
     with _no_collector(), Staging(target.parent) as staging:
         _export(sources, staging.path(target), options, **how)
         size = staging.path(target).stat().st_size
@@ -213,30 +231,12 @@ def _caffe_order(paths: Sequence[Path]) -> tuple[Path, Path]:
     return first, second
 
 
-def _models(staged: Sequence[Path]) -> list[Path]:
-    """Of the files of a result those that `open_document` takes; the rest is external data."""
-    return [path for path in staged if path.suffix in (".prototxt", ".caffemodel")] or [staged[0]]
-
-
 def _paths(source: object) -> tuple[Path, ...]:
     if isinstance(source, str | os.PathLike):
         return (Path(source),)
     if isinstance(source, Sequence):
         return tuple(Path(path) for path in source)
     raise UsageError(f"a path or a sequence of paths is needed, not {type(source).__name__}")
-
-
-def _target(out: Path) -> Path:
-    """`out`, made absolute, and for Caffe without suffix; raises UsageError for what cannot name a file."""
-    if out.name in ("", ".."):
-        raise UsageError(f"-o must name a file, not {str(out)!r}", hint="such as -o folded")
-    return Path.cwd() / (out.with_suffix("") if out.suffix in (".prototxt", ".caffemodel") else out)
-
-
-def results(out: PathLike) -> list[Path]:
-    """The names that a result called `out` may take, whatever the kind of the model. Raises UsageError."""
-    target = _target(Path(out))
-    return [target.with_name(target.name + suffix) for suffix in ("", ".prototxt", ".caffemodel", ".onnx")]
 
 
 # -------------------------------------------------------------------------------------------------------------- steps
@@ -297,7 +297,7 @@ def _equal(sources: Sequence[Path], others: Sequence[Path]) -> bool:
 def _add_onnx(staging: Staging, folded: Sequence[Path], target: Path, options: Options) -> None:
     if len(folded) != 2:
         raise UsageError("--onnx is for Caffe nets; this is an ONNX model already")
-    _export(folded, staging.path(target.with_name(target.name + ".onnx")), options)
+    _export(folded, staging.path(target), options)
 
 
 def _export(sources: Sequence[Path], staged: Path, options: Options, **how: Any) -> None:

@@ -16,7 +16,7 @@ from bnfold.files import Staging, open_mapped
 from bnfold.wire import Lazy, Rope
 
 OLD = {"net.prototxt": b"old text", "net.caffemodel": b"old weights"}
-NEW = {"net.prototxt": b"new text", "net.caffemodel": b"new weights", "sub/net.data": b"new data"}
+NEW = {"net.prototxt": b"new text", "net.caffemodel": b"new weights", "net.data": b"new data"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

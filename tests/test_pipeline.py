@@ -78,10 +78,11 @@ def test_what_is_written_is_what_is_verified(
     document = open_document([tmp_path / "net.onnx"], Options())
     real = type(document).folded
 
-    def harmed(self: Any, plans: Any, out: Path) -> Any:
+    def harmed(self: Any, plans: Any, places: Sequence[Path]) -> Any:
         from bnfold.wire import Rope
 
-        files = dict(real(self, plans, out))
+        (out,) = places
+        files = dict(real(self, plans, places))
         room = tmp_path / "room"
         with room.open("wb") as stream:
             files[out].write(stream)

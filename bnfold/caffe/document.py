@@ -66,12 +66,18 @@ class CaffeDocument:
         blobs = {id(blob): blob for layer in self.net.layers for blob in layer.blobs}
         return {**found, "parameters": sum(math.prod(blob.shape) for blob in blobs.values())}
 
-    def folded(self, plans: Mapping[Graph, Plan], out: Path) -> Mapping[Path, Rope]:
-        """`out`.prototxt and `out`.caffemodel."""
+    def places(self, out: Path | None) -> Sequence[Path]:
+        """`out`.prototxt and `out`.caffemodel, also where `out` has one of these suffixes already."""
+        if out is None:
+            return self.sources
+        if out.suffix.lower() in (".prototxt", ".caffemodel"):
+            out = out.with_suffix("")
+        return [out.with_name(f"{out.name}.{kind}") for kind in ("prototxt", "caffemodel")]
+
+    def folded(self, plans: Mapping[Graph, Plan], places: Sequence[Path]) -> Mapping[Path, Rope]:
         edit = self.edit(plans[self.lowered.graph])
-        texts = out.with_name(out.name + ".prototxt"), out.with_name(out.name + ".caffemodel")
         assert self.net.weights is not None  # `open` wants a caffemodel
-        return {texts[0]: Rope(edit.prototxt()), texts[1]: edit.caffemodel(self.net.weights)}
+        return dict(zip(places, (Rope(edit.prototxt()), edit.caffemodel(self.net.weights)), strict=True))
 
     def runnable(self, taps: Sequence[str]) -> Runnable:
         """The net up to the layers that have no conversion, with the tops that `taps` name under these names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, partial
@@ -15,7 +16,7 @@ from ..records import Plan, Style
 from ..wire import Rope, WireError, string
 from .edit import Edit, Editor
 from .growth import growth
-from .model import Data, read_model
+from .model import Data, read_model, walk
 from .render import Renderer, Storage, tensors_of
 from .scopes import Builder, pin
 from .tensors import External, Tensors, overlapping
@@ -70,10 +71,8 @@ class OnnxDocument:
     @property
     def sources(self) -> Sequence[Path]:
         """The model's file and those of its external data."""
-        return [path for path in (self.path,) if path is not None] + list(self._data_files().values())
-
-    def _data_files(self) -> dict[str, Path]:
-        return {location: self.external.path(location, "") for location in self.external.files}
+        data = [self.external.path(location, "") for location in sorted(self.external.files)]
+        return [path for path in (self.path,) if path is not None] + data
 
     def graphs(self) -> Sequence[Graph]:
         """The main graph, bodies of control flow in the order of their nodes, and model-local functions."""
@@ -86,31 +85,36 @@ class OnnxDocument:
         found["parameters"] = sum(_elements(value) for value in uses.home if uses.left(value))
         return found
 
-    def folded(self, plans: Mapping[Graph, Plan], out: Path) -> Mapping[Path, Rope]:
-        """The model at `out` and its data files beside it; what no plan touches is a span of the input."""
+    def places(self, out: Path | None) -> Sequence[Path]:
+        """The model at `out` and its data in `out`.data, with numbers where there are several such files.
+
+        The names are made of `out` alone: a model says where data is, not where any goes.
+        """
+        model = out or self.path
+        assert model is not None  # a model from memory is written nowhere
+        count = len(self.external.files)
+        names = [f"{model.name}.data{f'.{i + 1}' if count > 1 else ''}" for i in range(count)]
+        return [model, *(model.with_name(name) for name in names)]
+
+    def folded(self, plans: Mapping[Graph, Plan], places: Sequence[Path]) -> Mapping[Path, Rope]:
+        """The model and its data; what no plan touches is a span of the input.
+
+        Raises OutputError where a file has the name of the data and is not that of an earlier result.
+        """
+        earlier = locations(places[0]) if places[1:] else ()
+        for path in places[1:]:
+            if os.path.lexists(path) and path.name not in earlier:
+                what = f"a file has this name already, and no {places[0].name} there has its data in it"
+                raise OutputError(what, where=str(path), hint="choose another name with -o, or remove that file")
         outside = (
             [stored for scope in self.scopes for stored in tensors_of(scope.stored)] if self.external.files else []
         )
         editor = Editor(self.model.data.buffer, self.scopes, plans, overlapping(self.external, outside))
-        storage = Storage(self.external, self._data_names(out))
+        names = dict(zip(sorted(self.external.files), (place.name for place in places[1:]), strict=True))
+        storage = Storage(self.external, names)
         model = Renderer(self.model, editor.run(), storage).rope()
-        return {out: model, **{out.parent / name: content for name, content in storage.files().items()}}
-
-    def _data_names(self, out: Path) -> dict[str, str]:
-        """New location of each data file: the output's stem in the place of the model's, or before the old name."""
-        names: dict[str, str] = {}
-        stem = self.path.stem if self.path is not None else None
-        replaces = self.path is not None and out.resolve() == self.path.resolve()
-        for location, source in sorted(self._data_files().items()):
-            own = stem is not None and location.startswith(stem)
-            name = out.stem + location[len(stem or "") :] if own else f"{out.stem}.{location.replace('/', '.')}"
-            while name in names.values() or name == out.name:
-                name += ".data"
-            if not replaces and (out.parent / name).resolve() == source:
-                hint = "choose another name with -o"
-                raise OutputError("the external data would overwrite the model's own", where=name, hint=hint)
-            names[location] = name
-        return names
+        data = storage.files()
+        return {places[0]: model, **{place: data[place.name] for place in places[1:]}}
 
     def tap(self, value: Value) -> str:
         """The name of a value of the main graph; "" for constants, and for what other graphs compute."""
@@ -146,6 +150,17 @@ class OnnxDocument:
         same = {location: location for location in self.external.files}
         model = Renderer(self.model, edits, Storage(self.external, same)).rope()
         return Runnable(model, outputs, found, self.external.folder if same else None)
+
+
+def locations(path: Path) -> Collection[str]:
+    """Where the model at `path` has its external data; nowhere where there is no model."""
+    try:
+        model = read_model(Data(open_mapped(path), str(path)))
+    except InputError:
+        return ()
+    graphs = [graph for outer in (model.graph, *model.functions) for graph in walk(outer)]
+    stored = (tensor for graph in graphs for tensor in tensors_of(graph))
+    return {tensor.external.get("location", "") for tensor in stored if tensor.external is not None}
 
 
 def _elements(value: Value) -> int:

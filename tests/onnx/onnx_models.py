@@ -56,7 +56,7 @@ def conv_bn(**how: Any) -> onnx.ModelProto:
 
 def written(document: OnnxDocument, plans: Any, out: str = "folded.onnx") -> bytes:
     stream = io.BytesIO()
-    document.folded(plans, Path(out))[Path(out)].write(stream)
+    document.folded(plans, [Path(out)])[Path(out)].write(stream)
     return stream.getvalue()
 
 

@@ -25,8 +25,8 @@ def stored(folder: Path, proto: onnx.ModelProto, location: str = "model.onnx.dat
 def fold(path: Path, out: Path, folds: bool = True) -> None:
     document = OnnxDocument.open(path)
     plans = {graph: plan(graph, document.style) for graph in document.graphs()} if folds else {}
-    for target, content in document.folded(plans, out).items():
-        target.parent.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(exist_ok=True)
+    for target, content in document.folded(plans, document.places(out)).items():
         with target.open("wb") as stream:
             content.write(stream)
 
@@ -76,21 +76,18 @@ def test_without_a_folder_external_data_is_refused() -> None:
         OnnxDocument.from_bytes(pointing(location="d"))
 
 
-@pytest.mark.parametrize(
-    ("location", "name"),
-    [("model.onnx.data", "folded.onnx.data"), ("weights.bin", "folded.weights.bin"), ("w/a.bin", "folded.w.a.bin")],
-)
-def test_data_is_written_beside_the_result_under_its_name(tmp_path: Path, location: str, name: str) -> None:
+@pytest.mark.parametrize("location", ["model.onnx.data", "weights.bin", "w/a.bin", "conftest.py"])
+def test_data_is_written_beside_the_result_under_its_name(tmp_path: Path, location: str) -> None:
     (tmp_path / "w").mkdir()
     source, out = stored(tmp_path, conv_bn(), location), tmp_path / "out" / "folded.onnx"
     before = (tmp_path / location).read_bytes()
     fold(source, out)
-    assert {path.name for path in out.parent.iterdir()} == {"folded.onnx", name}
+    assert {path.name for path in out.parent.iterdir()} == {"folded.onnx", "folded.onnx.data"}
     folded = onnx.load(out)
     assert [n.op_type for n in folded.graph.node] == ["Conv", "Relu"]
     np.testing.assert_allclose(run(folded)[0], run(conv_bn())[0], rtol=1e-4, atol=1e-5)
     assert (tmp_path / location).read_bytes() == before
-    assert (out.parent / name).stat().st_size == len(before)
+    assert out.with_name("folded.onnx.data").stat().st_size == len(before)
 
 
 def test_the_same_name_elsewhere_without_folds_is_the_same_bytes(tmp_path: Path) -> None:
@@ -108,9 +105,18 @@ def test_folding_twice_is_folding_once(tmp_path: Path) -> None:
         assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes()
 
 
-def test_the_model_s_own_data_is_never_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="overwrite"):
-        fold(stored(tmp_path, conv_bn()), tmp_path / "model.folded")
+def test_a_file_that_is_no_data_of_an_earlier_result_is_not_replaced(tmp_path: Path) -> None:
+    source, out = stored(tmp_path, conv_bn()), tmp_path / "out" / "folded.onnx"
+    out.parent.mkdir()
+    out.with_name("folded.onnx.data").write_bytes(b"precious")
+    for other in (b"", b"no model", conv_bn().SerializeToString(), pointing(location="folded.onnx")):
+        out.write_bytes(other)
+        with pytest.raises(OutputError, match="has this name already"):
+            fold(source, out)
+        assert out.with_name("folded.onnx.data").read_bytes() == b"precious"
+    out.write_bytes(pointing(location="folded.onnx.data"))
+    fold(source, out)
+    np.testing.assert_allclose(run(onnx.load(out))[0], run(conv_bn())[0], rtol=1e-4, atol=1e-5)
 
 
 def test_data_that_two_tensors_share_is_not_changed_under_the_other(tmp_path: Path) -> None:
@@ -142,5 +148,5 @@ def test_changed_data_loses_its_checksum_and_other_data_keeps_it(tmp_path: Path)
     onnx.save_model(proto, source)
     fold(source, tmp_path / "folded.onnx")
     weight, *_, other, _ = onnx.load(tmp_path / "folded.onnx", load_external_data=False).graph.initializer
-    assert {e.key: e.value for e in other.external_data} == {"location": "folded.other.bin", "checksum": "abc"}
+    assert {e.key: e.value for e in other.external_data} == {"location": "folded.onnx.data.2", "checksum": "abc"}
     assert "checksum" not in {e.key for e in weight.external_data}
