@@ -8,7 +8,7 @@
     ├── StrictError         4  a BatchNorm was kept and the caller forbade that
     └── OutputError         5  the result could not be written; what stood there before is untouched
 
-The number is the exit status of the command line.
+The number is the exit status of the command line. A PostconditionError is none of them: it is bnfold's own fault.
 """
 
 from __future__ import annotations
@@ -57,3 +57,7 @@ class StrictError(BnfoldError):
 
 class OutputError(BnfoldError):
     status = 5
+
+
+class PostconditionError(Exception):
+    """What was made of a plan is not what a plan promises: a fault of bnfold itself, whatever the model."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from . import places
-from .errors import InputError, StrictError, UsageError, VerificationError
+from .errors import InputError, PostconditionError, StrictError, UsageError, VerificationError
 from .files import Staging, open_mapped
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def fold(
         contents = document.folded(plans, files)
         staged = [staging.write(path, rope) for path, rope in contents.items()]
         models = staged[: len(paths)]
-        folded = open_document(models, options)
+        folded = _read_back(models, options)
         result = replace(result, after=folded.counts())
         if verifier is not None:
             result = _verified(document, folded, result, plans, verifier)
@@ -266,6 +266,14 @@ def _verifier(stack: contextlib.ExitStack) -> Verifier:
     from .verify import Verifier
 
     return stack.enter_context(Verifier())
+
+
+def _read_back(models: Sequence[Path], options: Options) -> Document:
+    """The result as it stands on the disk. Raises PostconditionError where it cannot be read: bnfold has written it."""
+    try:
+        return open_document(models, options)
+    except (InputError, UsageError) as error:
+        raise PostconditionError(f"the result cannot be read back: {error.what}") from error
 
 
 def _verified(

@@ -23,7 +23,7 @@ from ..wire import Rope
 from .caffemodel import Blob, Caffemodel, LayerChange, NewBlob, NewLayer
 from .layers import ROWS, Role
 from .lowering import Lowered, LoweredLayer
-from .naming import Step, blob_names
+from .naming import Step, blob_names, check_made, check_names
 from .net import CaffeNet, Layer
 from .prototxt import Entry, Message
 from .prototxt_edit import Edits
@@ -106,7 +106,9 @@ class NetEdit:
         gone = [*self.removed, *(twin for layer in (*self.removed, *self.hosts) for twin in self.net.twins(layer))]
         for layer in gone:
             texts.remove(entry_of(layer))
+        check_made(self.steps)
         names = blob_names(self.lowered, self.plan, self.steps)
+        check_names(names, self.steps)
         for step in self.steps:
             if step.layer.block is not None:
                 rename(texts, step, step.layer.block, names)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ..errors import PostconditionError
 from ..graph import Value
 from ..names import Names
 from ..records import Plan
@@ -67,3 +68,25 @@ def unsafe(names: dict[Value, str], steps: Sequence[Step], outputs: set[Value]) 
             shared = memory[step.bottoms[0]]
             shared += step.tops
             memory.update(dict.fromkeys(step.tops, shared))
+
+
+def check_made(steps: Sequence[Step]) -> None:
+    """Raises PostconditionError unless each layer reads what a layer before it makes."""
+    made: set[Value] = set()
+    for step in steps:
+        for value in step.bottoms:
+            if value not in made:
+                raise PostconditionError(
+                    f"layer {step.layer.name!r} would read {value.name!r}, which no layer before makes"
+                )
+        made.update(step.tops)
+
+
+def check_names(names: dict[Value, str], steps: Sequence[Step]) -> None:
+    """Raises PostconditionError unless each layer finds under its bottoms' names the values that it is to read."""
+    current: dict[str, Value] = {}
+    for step in steps:
+        for value in step.bottoms:
+            if current.get(names[value]) is not value:
+                raise PostconditionError(f"layer {step.layer.name!r} would not find {names[value]!r} as it is to be")
+        current.update((names[value], value) for value in step.tops)

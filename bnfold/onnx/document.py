@@ -17,6 +17,7 @@ from ..wire import Rope, WireError, string
 from .edit import Edit, Editor
 from .growth import growth
 from .model import Data, read_model, walk
+from .postconditions import check
 from .render import Renderer, Storage, tensors_of
 from .scopes import Builder, pin
 from .tensors import External, Tensors, overlapping
@@ -111,8 +112,9 @@ class OnnxDocument:
         )
         editor = Editor(self.model.data.buffer, self.scopes, plans, overlapping(self.external, outside))
         names = dict(zip(sorted(self.external.files), (place.name for place in places[1:]), strict=True))
-        storage = Storage(self.external, names)
-        model = Renderer(self.model, editor.run(), storage).rope()
+        storage, edits = Storage(self.external, names), editor.run()
+        check(edits)
+        model = Renderer(self.model, edits, storage).rope()
         data = storage.files()
         return {places[0]: model, **{place: data[place.name] for place in places[1:]}}
 

@@ -16,9 +16,9 @@ from .model import StoredNode
 from .residue import Place, residue
 from .scopes import Scope
 from .uses import Uses
-from .write import Content, Wires
+from .write import Content, Wires, Written
 
-NOTHING = Rope()
+NOTHING = Written(Rope())
 
 
 @dataclass(eq=False, slots=True)
@@ -31,7 +31,7 @@ class Edit:
     """
 
     wires: dict[StoredNode, Wires] = field(default_factory=dict)
-    instead: dict[StoredNode, Rope] = field(default_factory=dict)
+    instead: dict[StoredNode, Written] = field(default_factory=dict)
     contents: dict[StoredTensor, Content] = field(default_factory=dict)
     literals: dict[StoredNode, StoredTensor] = field(default_factory=dict)
     removed: set[StoredTensor | StoredSparse] = field(default_factory=set)

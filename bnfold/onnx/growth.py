@@ -27,7 +27,7 @@ def growth(uses: Uses, buffer: memoryview, changes: Mapping[Chain, Affine | None
     for chain, affine in changes.items():
         if affine is not None:
             place = Place(buffer, 1, chain.source.name, chain.target.name, str, "{}_{}".format, constant)
-            made += [rope.size for rope in residue(chain, affine, place).values()]
+            made += [written.rope.size for written in residue(chain, affine, place).values()]
     return sum(made) - gone
 
 

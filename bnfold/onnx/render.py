@@ -147,7 +147,7 @@ class Renderer:
     def _node(self, node: StoredNode, edit: Edit) -> Rope | None:
         """What stands in the place of `node`, None where nothing of it changes."""
         if node in edit.instead:
-            return edit.instead[node]
+            return edit.instead[node].rope
         buffer, wires = self.model.data.buffer, edit.wires.get(node)
         parts = self._parts(node, edit)
         if wires is None and not parts:

@@ -17,7 +17,7 @@ from ..records import Chain
 from ..wire import Rope
 from .model import StoredNode
 from .tensors import DType
-from .write import Content, Wires, float_attribute, framed, integer_attributes, node, rewired
+from .write import Content, Line, Wires, Written, float_attribute, framed, integer_attributes, node, rewired
 
 BATCH_NORM = "BatchNormalization"
 
@@ -40,20 +40,20 @@ class Place:
     constant: Callable[[Value | None, str, Content], str]
 
 
-def residue(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Rope]:
+def residue(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Written]:
     """What is written for `affine` in the place of a chain: instead of the node that it is made of or the last one."""
     nodes = chain.nodes
     carrier = next((n for n in nodes if n.op == BATCH_NORM), None)
     if affine.scales and affine.shifts and carrier is not None and affine.rank > 1 and affine.axes <= {1}:
-        return {_stored(carrier): framed(place.number, _batch_norm(carrier, affine, place))}
+        return {_stored(carrier): _batch_norm(carrier, affine, place)}
     dtype = _dtype(chain)
     a, b = (nearest(array, dtype).astype(np.float64) for array in (affine.a, affine.b))
     steps = [Step("Mul", "Div", "gamma", a)] * bool((a != 1).any()) + [Step("Add", "Sub", "beta", b)] * bool(b.any())
     if steps:
         return _steps(nodes, steps, dtype, place)
     last = _stored(nodes[-1])
-    same = node("Identity", (place.source,), (place.target,), place.node(last.name, "Identity"))
-    return {last: framed(place.number, same)}
+    line = Line(place.node(last.name, "Identity"), [place.source], [place.target])
+    return {last: Written(framed(place.number, node("Identity", line)), [line])}
 
 
 class Step(NamedTuple):
@@ -65,22 +65,24 @@ class Step(NamedTuple):
     array: Float64
 
 
-def _steps(nodes: Sequence[Node], steps: Sequence[Step], dtype: DType, place: Place) -> dict[StoredNode, Rope]:
+def _steps(nodes: Sequence[Node], steps: Sequence[Step], dtype: DType, place: Place) -> dict[StoredNode, Written]:
     """Mul, Add or both: nodes of the chain that are the same operator are used again."""
     carriers = [next((n for n in nodes if n.op == step.op and n.version >= 7), None) for step in steps]
-    source, written, last, old = place.source, Rope(), _stored(nodes[-1]), nodes[0].version < 7
+    source, rope, last, old = place.source, Rope(), _stored(nodes[-1]), nodes[0].version < 7
+    lines: list[Line] = []
     for index, (step, carrier) in enumerate(zip(steps, carriers, strict=True)):
         target = place.target if index == len(steps) - 1 else place.value(f"{place.target}_scaled")
         held = next((_held(n) for op in (step.op, step.other) for n in nodes if n.op == op), None)
         constant = place.constant(held, f"{place.target}_{step.word}", _operand(step.array, dtype, old))
         if carrier is not None:
+            lines.append(Line(_stored(carrier).name, [source, constant], [target]))
             made = _reused(carrier, source, constant, target, place)
         else:
-            attributes = integer_attributes(_old_broadcast(step.array)) if old else None
-            made = node(step.op, (source, constant), (target,), place.node(last.name, step.op), attributes)
-        written.add(framed(place.number, made))
+            lines.append(Line(place.node(last.name, step.op), [source, constant], [target]))
+            made = node(step.op, lines[-1], integer_attributes(_old_broadcast(step.array)) if old else None)
+        rope.add(framed(place.number, made))
         source = target
-    return {_stored((len(steps) == 1 and carriers[0]) or nodes[-1]): written}
+    return {_stored((len(steps) == 1 and carriers[0]) or nodes[-1]): Written(rope, lines)}
 
 
 def _held(carrier: Node) -> Value | None:
@@ -94,7 +96,7 @@ def _stored(found: Node) -> StoredNode:
     return found.origin
 
 
-def _batch_norm(carrier: Node, affine: Affine, place: Place) -> Rope:
+def _batch_norm(carrier: Node, affine: Affine, place: Place) -> Written:
     """y = a·(x − 0)/√(1 + 0) + b, in the place of the BatchNormalization `carrier`."""
     held = [value for value in carrier.inputs[1:5] if value is not None]
     gamma, _, mean, _ = (value.tensor for value in held)
@@ -111,7 +113,8 @@ def _batch_norm(carrier: Node, affine: Affine, place: Place) -> Rope:
     wires = Wires([place.source, *names], [place.target], {"epsilon", "spatial"})
     splice = rewired(place.buffer, _stored(carrier), wires)
     splice.tail.add(float_attribute("epsilon", 0.0))
-    return splice.rope()
+    line = Line(_stored(carrier).name, wires.inputs, wires.outputs)
+    return Written(framed(place.number, splice.rope()), [line])
 
 
 def _reused(carrier: Node, source: str, constant: str, target: str, place: Place) -> Rope:

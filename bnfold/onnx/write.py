@@ -9,6 +9,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -144,6 +145,21 @@ def tensor_at(buffer: memoryview, stored: StoredTensor, location: str, changed: 
     return splice.rope()
 
 
+class Line(NamedTuple):
+    """A node that is written: its name, and the names that it reads and makes."""
+
+    name: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+class Written(NamedTuple):
+    """What stands in the place of a node: the bytes, and what nodes they are."""
+
+    rope: Rope
+    lines: Sequence[Line] = ()
+
+
 @dataclass(eq=False, slots=True)
 class Wires:
     """What a node shall read and write, and the names of attributes that it loses; `nameless` takes its own name."""
@@ -154,9 +170,10 @@ class Wires:
     nameless: bool = False
 
 
-def node(op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, attributes: Rope | None = None) -> Rope:
+def node(op: str, line: Line, attributes: Rope | None = None) -> Rope:
     """A new NodeProto of the standard domain."""
-    strings = [(1, text) for text in inputs] + [(2, text) for text in outputs] + ([(3, name)] if name else [])
+    strings = [(1, text) for text in line.inputs] + [(2, text) for text in line.outputs]
+    strings += [(3, line.name)] if line.name else []
     rope = Rope(b"".join(wire.string(number, text) for number, text in strings) + wire.string(4, op))
     if attributes is not None:
         rope.add(attributes)
@@ -179,7 +196,7 @@ def constant_node(name: str, content: Content) -> Rope:
     attribute = Rope(wire.string(1, "value"))
     attribute.add_message(5, tensor("", content))
     attribute.add(wire.integer(20, 4))
-    return node("Constant", (), (name,), "", framed(5, attribute))
+    return node("Constant", Line("", (), (name,)), framed(5, attribute))
 
 
 def value_info(name: str, dtype: DType, shape: tuple[int, ...] | None) -> Rope:

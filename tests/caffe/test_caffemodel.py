@@ -245,7 +245,8 @@ def test_mutated_files_load_or_fail_by_name(tmp_path_factory: pytest.TempPathFac
         for layer in net.layers:
             for blob in layer.blobs:
                 assert blob.array().shape == blob.shape
-        written(net.rope(changes={0: LayerChange(name="c", type="Scale", bias_term=False)}))
+        change = LayerChange(name="c", type="Scale", bias_term=False)
+        written(net.rope(changes=dict.fromkeys(range(len(net.layers)), change)))
     except InputError:
         return
 
