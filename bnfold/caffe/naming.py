@@ -76,9 +76,7 @@ def check_made(steps: Sequence[Step]) -> None:
     for step in steps:
         for value in step.bottoms:
             if value not in made:
-                raise PostconditionError(
-                    f"layer {step.layer.name!r} would read {value.name!r}, which no layer before makes"
-                )
+                raise PostconditionError(f"layer {step.layer.name!r} would read {value.name!r}, which nothing makes")
         made.update(step.tops)
 
 
