@@ -107,8 +107,7 @@ def joins(chain: Chain, later: Affine) -> bool:
     """Whether `later`, which reads the target of `chain`, is one affine with it, no larger than either."""
     if len(chain.target.readers) != 1 or chain.target.public:
         return False
-    composed = chain.affine.then(later)
-    return composed.axes in (chain.affine.axes, later.axes) and composed.finite
+    return chain.affine.joins(later) and chain.affine.then(later).finite
 
 
 def same(decision: Decision, view: View, firsts: dict[object, Chain]) -> bool:

@@ -10,6 +10,9 @@ import numpy as np
 from .carry import refuse
 from .graph import Node, Value
 
+LARGEST = 1 << 22
+"""Elements that all windows along an axis read, up to which each window is looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -34,8 +37,8 @@ class Axis:
 
     @property
     def hollow(self) -> bool:
-        """Whether a window reads nothing of the input; True where that is not known."""
-        if self.size is None or self.count is None:
+        """Whether a window reads nothing of the input; True where that is not known, or they are very many."""
+        if self.size is None or self.count is None or self.count * self.kernel > LARGEST:
             return self.dilation > 1 or max(self.before, self.after) >= self.kernel
         start = np.arange(self.count)[:, None] * self.stride - self.before
         reads = start + np.arange(self.kernel) * self.dilation

@@ -208,7 +208,8 @@ def test_shape_arithmetic_is_followed_backwards() -> None:
         infer(graph.add_node(op, inputs, [out], attributes, origin=None, name=op, version=version))
         return out
 
-    first = node("Unsqueeze", node("Gather", node("Shape", data), constant(0)), constant(0))
+    index = Value("i", (), np.dtype(INT), tensor=Tensor("i", (), np.dtype(INT), lambda: np.array(0, INT)))
+    first = node("Unsqueeze", node("Gather", node("Shape", data), index), constant(0))
     target = node("Concat", first, constant(-1), axis=0)
     assert node("Reshape", data, target).shape == (4, None)
 
@@ -218,3 +219,4 @@ def test_contradictions_leave_the_output_unknown() -> None:
     infer(node)
     assert node.outputs[0].shape is None
     assert node.outputs[0].dtype == np.dtype(F)
+    assert node.contradiction == "the extents [3, 4] do not broadcast"

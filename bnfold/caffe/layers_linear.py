@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..graph import Value
-from ..shapes_layout import product
+from ..shapes_check import product
 from .builder import INT64, Builder, Unknown
 
 MOST_TAPS = 4096

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Value
-from ..shapes_layout import product
+from ..shapes_check import product
 from .builder import Builder, Unknown
 
 MOST_STEPS = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ..graph import Shape, Value
-from ..shapes_layout import product
+from ..shapes_check import product
 from . import caffe_pb2 as pb
 from .builder import Builder, Unknown
 from .layers_linear import index_of
