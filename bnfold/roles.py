@@ -72,6 +72,8 @@ def bias(node: Node, slot: int) -> Tensor | None:
     if value.tensor is None:
         code, hint = value.note or ("dynamic", "")
         raise refuse(code, f"the bias of {node.label} is not constant", node, hint)
+    if not floats(value.tensor):
+        raise refuse("dtype", f"the bias of {node.label} is {value.tensor.dtype}", node)
     return value.tensor
 
 
