@@ -12,8 +12,23 @@ from .shapes_values import contents, given, integers, shape_of
 
 def elementwise(node: Node) -> list[Shape | None]:
     if node.version < 7 and node.op not in ("Sum", "Max", "Min", "Mean", "Where"):
-        return [shape_of(node)]
+        return [_aligned(node)]
     return [broadcast(None if v is None else v.shape for v in node.inputs)]
+
+
+def _aligned(node: Node) -> Shape | None:
+    """Before opset 7 the second operand is repeated to the shape of the first: from an axis on, or at the end."""
+    first, second = shape_of(node), shape_of(node, 1)
+    if first is None or second is None:
+        return first
+    start = node.attribute("axis", len(first) - len(second))
+    start += len(first) if start < 0 else 0
+    covered = first[start : start + len(second)] if start >= 0 else ()
+    fits = len(covered) == len(second) and all(
+        own in (1, None, e) or e is None for e, own in zip(covered, second, strict=True)
+    )
+    check.ensure(fits, f"{second} does not fit {first} from axis {start} on")
+    return first
 
 
 def first_same(node: Node) -> list[Shape | None]:
@@ -155,6 +170,7 @@ def split(node: Node) -> list[Shape | None]:
 
 def slice_(node: Node) -> list[Shape | None]:
     data = shape_of(node)
+    check.ensure(given(node, "starts", 1) and given(node, "ends", 2), "it has no starts or no ends")
     starts, ends = integers(node, "starts", 1), integers(node, "ends", 2)
     axes = integers(node, "axes", 3) if given(node, "axes", 3) else tuple(range(len(starts or ())))
     steps = integers(node, "steps", 4) if given(node, "steps", 4) else (1,) * len(starts or ())

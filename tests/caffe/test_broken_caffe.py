@@ -8,11 +8,15 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import pytest
 from mutants import changed, refused, seeds
 
-from bnfold.caffe.layers import ROWS
+from bnfold.caffe.builder import Builder
+from bnfold.caffe.layers import ROWS, register
 from bnfold.caffe.lowering import lower
 from bnfold.caffe.net import load
+from bnfold.errors import InputError
+from bnfold.graph import Value
 
 from .build import Array, blob, fold, layer, noise, save, stored
 
@@ -236,3 +240,81 @@ def test_every_row_is_in_the_nets_and_these_are_sound(tmp_path: Path) -> None:
 def test_a_broken_net_is_folded_or_refused(tmp_path: Path) -> None:
     count = sum(refused(lambda rng=rng: attempt(tmp_path, mutant(rng))) for rng in seeds())
     assert count  # else nothing was broken
+
+
+CONVOLVED = "convolution_param {{ num_output: 4 kernel_size: 1 {} }}"
+ANCHORS = "prior_box_param {{ min_size: 10 {} }}"
+HUGE = "input_param { shape { dim: 2147483647 dim: 2 } }"
+REFUSED: list[tuple[Net, str]] = [
+    (row("Convolution", CONVOLVED.format("group: 0"), ones(4, 4, 1, 1), ones(4)), "group must be positive and is 0"),
+    (row("Convolution", CONVOLVED.format("stride: 0"), ones(4, 4, 1, 1), ones(4)), "stride must be positive and is 0"),
+    (row("Convolution", CONVOLVED.format(""), ones(), ones(4)), r"blob 0 has shape \(\)"),
+    (row("Convolution", CONVOLVED.replace("4", "0", 1).format(""), ones(4, 4, 1, 1), ones(4)), "num_output must be"),
+    (row("InnerProduct", "inner_product_param { num_output: 0 }", ones(0, 144), ones(0)), "num_output must be"),
+    (row("Embed", "embed_param { input_dim: 0 num_output: 2 }", ones(0, 2), ones(2), bottoms="n"), "input_dim must be"),
+    (row("Pooling", "pooling_param { kernel_size: 0 }"), "kernel_size must be positive"),
+    (row("Pooling", "pooling_param { kernel_size: 2 stride: 0 }"), "stride must be positive"),
+    (row("Exp", "exp_param { scale: nan }"), "scale is nan"),
+    (row("Log", "log_param { base: inf }"), "base is inf"),
+    (row("Axpy", "", bottoms="n a x"), "Axpy needs channels"),
+    (row("Reorg", "reorg_param { stride: 0 }"), "stride must be positive and is 0"),
+    (row("ShuffleChannel", "shuffle_channel_param { group: 0 }"), "group must be positive"),
+    (row("Tile", "tile_param { tiles: -1 }"), "tiles must be positive and is -1"),
+    (row("Tile", "tile_param { tiles: 2147483647 }"), "larger than any"),
+    (row("Reshape", "reshape_param { shape { dim: 0 dim: 9223372036854775807 } }"), "does not reshape"),
+    (row("Upsample", "upsample_param { scale: inf }"), "scale must be positive and is inf"),
+    (row("Upsample", "upsample_param { scale: 2 pad_out_h: 99 }", bottoms="a m"), "pad_out"),
+    (row("Interp", "interp_param { zoom_factor: 0 }"), "zoom_factor must be positive"),
+    (row("ROIPooling", "roi_pooling_param { pooled_h: 0 pooled_w: 2 }", bottoms="a r"), "pooled_h must be positive"),
+    (row("ROIPooling", "roi_pooling_param { pooled_h: 2 pooled_w: 2 }", bottoms="a x"), "do not fit together"),
+    (row("LSTM", "recurrent_param { num_output: 3 }", ones(12, 1), ones(12), ones(12, 3), bottoms="n flags"),
+     "needs steps and sequences"),
+    (row("PReLU", "", ones(3)), "blob 0 has shape"),
+    (row("PriorBox", ANCHORS.format("aspect_ratio: 0"), bottoms="a size"), "aspect_ratio must be positive and is 0"),
+    (row("PriorBox", ANCHORS.format("max_size: -1"), bottoms="a size"), "max_size must be positive"),
+    (row("PriorBox", ANCHORS.format("step: nan"), bottoms="a size"), "step is nan"),
+    (row("DetectionOutput", "detection_output_param { num_classes: 0 }", bottoms="loc conf prior"),
+     "num_classes must be"),
+    (row("DetectionOutput", "detection_output_param { num_classes: 1 }", bottoms="loc n prior"),
+     "do not fit the bottoms"),
+    (row("Yolov3DetectionOutput", YOLO.replace("anchors_scale: 16", "anchors_scale: 0"), bottoms="cells"),
+     "anchors_scale must be positive"),
+    (row("Yolov3DetectionOutput", YOLO.replace("num_box: 2", "num_box: 0"), bottoms="cells"),
+     "num_box must be positive"),
+    (net(layer("ReLU", "l", "a", "b") + layer("Input", "d", "", "d", HUGE)),
+     "larger than any"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("made", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_a_row_refuses_is_said_with_its_field(made: Net, message: str, tmp_path: Path) -> None:
+    text, blobs = made
+    files = save(tmp_path, text, {name: arrays for name, arrays in blobs.items() if arrays})
+    with pytest.raises(InputError, match=message) as caught:
+        lower(load(*files))
+    assert "layer l" in caught.value.where or "layer d" in caught.value.where
+
+
+def test_a_factor_of_several_elements_is_refused(tmp_path: Path) -> None:
+    text, blobs = row("BatchNorm", "", *STATISTICS[:2], ones(4))
+    with pytest.raises(InputError, match="factor"):
+        lower(load(*save(tmp_path, text, blobs)), bn_order="mean,variance,factor")
+
+
+def test_very_many_images_and_classes_are_not_taken_apart(tmp_path: Path) -> None:
+    text, blobs = row("DetectionOutput", "detection_output_param { num_classes: 70000 }", bottoms="loc conf prior")
+    for change in (("dim: 1 dim: 8 }", "dim: 70000 dim: 8 }"), ("num_classes", "num_classes")):
+        files = save(tmp_path, text.replace(*change, 1), {"c": blobs["c"], "bn": blobs["bn"]})
+        assert [opaque.name for opaque in lower(load(*files)).opaque] == ["l"]
+
+
+def test_a_fault_in_a_description_is_not_taken_for_one_of_the_net(tmp_path: Path) -> None:
+    def broken(b: Builder) -> list[Value]:
+        return [b.bottoms[7]]
+
+    register("Broken", broken)
+    try:
+        with pytest.raises(IndexError):
+            lower(load(*save(tmp_path, *row("Broken"))))
+    finally:
+        del ROWS["Broken"]

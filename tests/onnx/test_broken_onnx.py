@@ -12,9 +12,11 @@ import onnx
 import pytest
 from mutants import FLOATS, changed, integer, refused, seeds
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
-from onnx_models import fold_bytes, model, node, tensor
+from onnx_models import constants, fold, fold_bytes, model, node, ops, same, tensor
 
+from bnfold.errors import InputError
 from bnfold.onnx.document import OnnxDocument
+from bnfold.plan import plan
 
 INTS = (AttributeProto.INT, AttributeProto.INTS)
 Constants = dict[str, Any]
@@ -247,8 +249,16 @@ MUTATIONS = [attribute, attribute, attribute, constant, constant, constant, decl
 MADE = {name: make() for name, make in MODELS.items()}
 
 
+def headless(proto: onnx.ModelProto) -> None:
+    """Take the first Conv out, so that the Mul behind it cannot go up."""
+    del proto.graph.node[0]
+    proto.graph.node[0].input[0] = "x"
+
+
 def mutant(rng: Random) -> onnx.ModelProto:
     proto = copy.deepcopy(MADE[rng.choice(list(MADE))])
+    if rng.random() < 0.4:
+        headless(proto)
     for _ in range(rng.choice([1, 1, 2, 2, 3, 4])):
         rng.choice(MUTATIONS)(rng, proto)
     return proto
@@ -267,3 +277,110 @@ def test_what_the_mutants_are_made_of_is_sound(name: str) -> None:
 def test_a_broken_model_is_folded_or_refused() -> None:
     count = sum(refused(lambda rng=rng: fold_bytes(mutant(rng).SerializeToString())) for rng in seeds())
     assert count  # else nothing was broken
+
+
+def refusals(proto: onnx.ModelProto) -> set[str]:
+    """The codes of what the plan refuses; the model is folded, too."""
+    fold_bytes(proto.SerializeToString())
+    document = OnnxDocument.from_bytes(proto.SerializeToString())
+    made = [plan(graph, document.style) for graph in document.graphs()]
+    found = [reason for each in made for decision in each.decisions for reason in decision.reasons]
+    found += [stayed.reason for each in made for stayed in each.stayed]
+    return {reason.code for reason in found}
+
+
+BROKEN: dict[str, tuple[Constants, dict[str, Any]]] = {
+    "Squeeze": ({"axes": ints(0, -4)}, {}),
+    "Slice": ({"starts": ints(0, 0), "ends": ints(1)}, {}),
+    "Gather": ({"at": ints(4)}, {"axis": 1}),
+    "Conv": ({"w": np.ones((4, 3, 1, 1), F)}, {}),
+    "ReduceMean": ({}, {"axes": [9]}),
+    "Concat": ({}, {"axis": 7}),
+    "AveragePool": ({}, {"kernel_shape": [2, 2], "strides": [0, 1]}),
+    "Mul": ({"k": np.ones((5, 1), F)}, {}),
+}
+
+
+@pytest.mark.parametrize("op", BROKEN)
+def test_nothing_goes_through_a_node_that_contradicts_itself(op: str) -> None:
+    stored, attributes = BROKEN[op]
+    proto = one(op, 4, stored, **attributes)
+    headless(proto)
+    assert "shape" in refusals(proto)
+    assert ops(onnx.load_model_from_string(fold_bytes(proto.SerializeToString())))[:2] == ["Mul", op]
+
+
+def test_a_scalar_out_of_a_gather_may_be_scaled() -> None:
+    fold_bytes(MADE["Gather to a scalar"].SerializeToString())
+    vector = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])
+    scalar = helper.make_tensor_value_info("y", TensorProto.FLOAT, [])
+    nodes = [node("Mul", "x two", "a"), node("Gather", "a at", "m"), node("Mul", "m two", "y")]
+    stored = [numpy_helper.from_array(np.array(2, F), "two"), numpy_helper.from_array(np.array(1), "at")]
+    proto = model(nodes, stored, [vector], [scalar])
+    same(proto, fold(proto))
+
+
+def test_an_affine_over_made_up_extents_is_not_spelled_out() -> None:
+    """Reshape would spell it out over 2⁴⁰ features, Concat fill the rest of the channels, Slice what it leaves away."""
+    wide = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1 << 20, 1 << 20])
+    many = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 1 << 40, 6, 6])
+    stored = [tensor("mul", 1, 4, 1, 1), tensor("W", 4, 4, 1, 1)]
+    flat = [node("Conv", "x W", "c"), node("Reshape", "c shape", "r"), node("Mul", "r scalar", "m"),
+            node("Reshape", "m back", "b"), node("Mul", "b mul", "y")]  # fmt: skip
+    flat_constants = [numpy_helper.from_array(ints(1, -1), "shape"), tensor("scalar"),
+                      numpy_helper.from_array(ints(1, 4, 1 << 20, 1 << 20), "back")]  # fmt: skip
+    concat = [node("Conv", "x W", "c"), node("Mul", "c mul", "a"), node("Concat", "a z", "y", axis=1)]
+    taken = [node("Slice", "z from to axes", "s"), node("Mul", "s mul", "a"), node("Relu", "a", "y")]
+    slices = [numpy_helper.from_array(ints(*at), name) for name, at in (("from", [0]), ("to", [4]), ("axes", [1]))]
+    for nodes, more, inputs in (
+        (flat, flat_constants, [wide]),
+        (concat, [], [wide, many]),
+        (taken, slices, [many]),
+    ):
+        fold_bytes(model(nodes, [*stored, *more], inputs).SerializeToString())
+
+
+def test_windows_beyond_counting_are_not_listed() -> None:
+    wide = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1 << 40, 1 << 40])
+    nodes = [node("Mul", "x mul", "a"), node("MaxPool", "a", "m", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+             node("Conv", "m W", "y")]  # fmt: skip
+    proto = model(nodes, [tensor("mul", 1, 4, 1, 1), tensor("W", 2, 4, 1, 1)], [wide])
+    assert refusals(proto) == set()
+
+
+def test_constants_that_do_not_fit_or_are_made_up_are_none() -> None:
+    for nodes, shape in (
+        ([node("Concat", "one two", "e", axis=0)], None),
+        ([node("Add", "one two", "e")], None),
+        ([node("Gather", "one at", "e")], None),
+        ([node("ConstantOfShape", "huge", "e")], (1 << 13, 1 << 13)),
+        ([node("ConstantOfShape", "empty", "e")], (1 << 62, 0)),
+    ):
+        arrays = {"one": np.ones((2, 3), F), "two": np.ones((2, 4, 1), F), "at": ints(2)}
+        arrays |= {"huge": ints(1 << 13, 1 << 13), "empty": ints(1 << 62, 0)}
+        stored = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+        proto = model([*nodes, node("Identity", "x", "y")], stored)
+        value = OnnxDocument.from_bytes(proto.SerializeToString()).scopes[0].values["e"]
+        assert (value.tensor, value.shape) == (None, shape)
+
+
+@pytest.mark.parametrize(
+    ("proto", "what"),
+    [
+        (one("Identity", 4, {"more": np.ones(1, F)}), "has 2 inputs and needs 1"),
+        (one("Mul", 4, {"k": np.ones(1, F), "more": np.ones(1, F)}), "has 3 inputs and needs 2"),
+        (one("Transpose", 4, perm=[0.0, 1.0, 2.0, 3.0]), "'perm' of the wrong type"),
+        (one("Squeeze", 4, axes=0, opset=11), "'axes' of the wrong type"),
+        (one("Upsample", 4, scales=[1, 1, 2, 2], opset=7), "'scales' of the wrong type"),
+        (one("TopK", 4, k=[3], opset=9), "'k' of the wrong type"),
+    ],
+)
+def test_what_no_operator_has_is_refused(proto: onnx.ModelProto, what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        OnnxDocument.from_bytes(proto.SerializeToString())
+
+
+def test_a_bias_that_is_no_float_takes_no_shift() -> None:
+    proto = one("Conv", 4, {"w": np.ones((4, 4, 1, 1), F), "bias": np.ones(4, bool)})
+    found = onnx.load_model_from_string(fold_bytes(proto.SerializeToString()))
+    assert constants(found)["bias"].dtype == np.bool_
