@@ -60,7 +60,19 @@ class Affine:
     @property
     def axes(self) -> frozenset[int]:
         """The axes along which it is not one value."""
-        return frozenset(i for i in range(self.rank) if self.a.shape[i] != 1 or self.b.shape[i] != 1)
+        return frozenset(i for i, extent in enumerate(self.extents) if extent != 1)
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        return tuple(max(p, q) if 0 not in (p, q) else 0 for p, q in zip(self.a.shape, self.b.shape, strict=True))
+
+    def joins(self, other: Affine) -> bool:
+        """Whether the two make one affine that is no larger than either."""
+        both = self.axes | other.axes
+        pairs = zip(self.extents, other.extents, strict=False)
+        return (
+            self.rank == other.rank and both in (self.axes, other.axes) and all(p == q or 1 in (p, q) for p, q in pairs)
+        )
 
 
 def identity(rank: int) -> Affine:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
-from .carry import Refused, refuse, shape_of
+from .carry import Refused, consistent, refuse, shape_of
 from .graph import Node, Tensor, Value, content_readers
 from .operators import RULES, Rule
 from .quantised import check_multiplier
@@ -104,6 +104,7 @@ class Asking:
         """Have `value` multiplied or shifted by `array` where it is made. Raises Refused."""
         value = self.view.resolve(value)
         self.private(value)
+        fitting(value, array)
         node = value.producer
         if value.tensor is not None:
             raise refuse("constant", f"{value.name!r} is a constant, which stays", node)
@@ -163,6 +164,7 @@ class Asking:
     def down(self, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
         """Have all readers of `value` do the multiplying or shifting themselves. Raises Refused."""
         self.private(value)
+        fitting(value, array)
         array = collapse(array)
         for node in dict.fromkeys(self.view.readers(value)):
             slots = [i for i, v in enumerate(node.inputs) if v is not None and self.view.resolve(v) is value]
@@ -189,6 +191,7 @@ class Asking:
         """The rule by which `node` passes the question on; raises Refused where it does not."""
         if node in self.view.heads or any(value in self.view.tails for value in node.outputs):
             raise refuse("affine", f"{node.label} stays, and stands in between", node)
+        consistent(node)
         rule = RULES.get(node.op)
         if rule is None:
             refusal = self.view.linears.get(node)
@@ -271,9 +274,11 @@ class Asking:
         old = self.chains.get(chain, chain.affine)
         ones, zeros = np.ones((1,) * array.ndim), np.zeros((1,) * array.ndim)
         step = Affine(array, zeros) if kind else Affine(ones, array)
-        new = old.then(step) if behind else step.then(old)
-        if new.axes not in (old.axes, step.axes) or not new.finite:
+        if not old.joins(step):
             raise refuse("axis", f"{chain.nodes[0].name!r} varies along another axis", chain.nodes[0])
+        new = old.then(step) if behind else step.then(old)
+        if not new.finite:
+            raise refuse("overflow", f"the constants of {chain.nodes[0].name!r} would not be finite", chain.nodes[0])
         self.chains[chain] = new
         (self.above if behind else self.below).append(chain.nodes[-1] if behind else chain.nodes[0])
         return True
@@ -292,6 +297,13 @@ class Asking:
         self.view.composed.update(self.chains)
         for chain, affine in self.chains.items():
             chain.affine = affine
+
+
+def fitting(value: Value, array: Float64) -> None:
+    """Refuse an array that does not broadcast against its value: the model declares shapes that are not its own."""
+    shape = (None,) * array.ndim if value.shape is None else value.shape
+    if len(shape) != array.ndim or any(own not in (1, e or own) for own, e in zip(array.shape, shape, strict=True)):
+        raise refuse("shape", f"{value.name!r} cannot have both the shapes {shape} and {array.shape}", value.producer)
 
 
 def behind_weights(old: Absorbed, vector: Float64, kind: float) -> Absorbed:

@@ -16,8 +16,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .affine import Float64
-from .graph import Node, Shape, Value
+from .graph import Contradiction, Node, Shape, Tensor, Value
 from .records import Refusal
+from .shapes_check import MOST_AXES, broadcast
+from .shapes_values import given
+from .shapes_values import integers as arguments
 
 Wanted = Sequence[Float64 | Refusal | None]
 Up = Callable[[Node, int, Float64, float], Wanted]
@@ -42,19 +45,47 @@ def shape_of(value: Value | None, node: Node) -> Shape:
         name = value.name if value is not None else "its input"
         hint = "give the model static shapes, or run shape inference on it"
         raise refuse("shape", f"the shape of {name!r} at {node.label} is not known", node, hint)
+    if len(value.shape) > MOST_AXES:
+        raise refuse("shape", f"{value.name!r} at {node.label} has {len(value.shape)} axes", node)
     return value.shape
+
+
+def consistent(node: Node) -> None:
+    """Refuse a node whose inputs and attributes contradict each other, which only a broken model has."""
+    if node.contradiction:
+        raise refuse("shape", f"{node.label} contradicts itself: {node.contradiction}", node)
+
+
+LARGEST = 1 << 24
+"""Elements up to which an affine is spelled out; more has only a model with made up extents."""
+
+
+def bounded(shape: Sequence[int], node: Node | None = None) -> None:
+    """Refuse an affine that would be spelled out over more than LARGEST elements."""
+    if math.prod(shape) > LARGEST:
+        where = f" at {node.label}" if node else ""
+        raise refuse("shape", f"the affine would have {math.prod(shape)} elements{where}", node)
+
+
+def numbers(tensor: Tensor, node: Node) -> Float64:
+    """The values of a constant that takes part in an affine."""
+    bounded(tensor.shape, node)
+    return tensor.float64()
+
+
+def within(node: Node, axis: int, rank: int) -> int:
+    """An axis counted from 0; refuses one that `rank` axes do not have, as where a shape was not known before."""
+    if not -rank <= axis < rank:
+        raise refuse("shape", f"{node.label} has {rank} axes, and no axis {axis}", node)
+    return axis % rank
 
 
 def integers(node: Node, slot: int, attribute: str) -> list[int] | None:
     """A list that old opsets give as an attribute and newer ones as a constant input; None when it is absent."""
-    if attribute in node.attributes:
-        return [int(i) for i in np.atleast_1d(node.attributes[attribute])]
-    if node.input(slot) is None:
-        return None
-    tensor = node.constant(slot)
-    if tensor is None:
+    found = arguments(node, attribute, slot)
+    if given(node, attribute, slot) and (found is None or not (attribute in node.attributes or node.constant(slot))):
         raise refuse("dynamic", f"{node.label} computes its {attribute} at run time", node)
-    return [int(i) for i in tensor.load().reshape(-1)]
+    return None if found is None else list(found)
 
 
 def same(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
@@ -76,6 +107,8 @@ def fitted(node: Node, value: Value, array: Float64) -> Float64 | Refusal:
     modern(node)
     shape = shape_of(value, node)
     missing = array.ndim - len(shape)
+    if missing < 0:
+        return Refusal("shape", f"{value.name!r} has more axes than what {node.label} makes of it", node.name)
     repeated = list(range(missing)) + [i + missing for i, extent in enumerate(shape) if extent == 1]
     if any(array.shape[axis] != 1 for axis in repeated):
         return Refusal("axis", f"{node.label} repeats {value.name!r} along the channels", node.name)
@@ -114,13 +147,24 @@ def factor(node: Node) -> Float64 | None:
     tensor = node.constant(1) or node.constant(0)
     if tensor is None:
         return None
-    return 1 / tensor.float64() if node.op == "Div" else tensor.float64()
+    return 1 / numbers(tensor, node) if node.op == "Div" else numbers(tensor, node)
+
+
+def joined(node: Node, array: Float64, constant: Float64 | None) -> Float64:
+    """The constant operand, where it broadcasts with the array to something that can be spelled out."""
+    if constant is None:
+        return np.ones(())
+    try:
+        shape = broadcast([array.shape, constant.shape]) or ()
+    except Contradiction as found:
+        raise refuse("shape", f"{node.label} does not fit the affine: {found}", node) from None
+    bounded([extent or 0 for extent in shape], node)
+    return constant
 
 
 def product(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     """Up through a Mul or Div: a multiplier goes to one factor as it is, a shift is divided by the constant."""
-    constant = factor(node)
-    wanted: Float64 = array if neutral or constant is None else array / constant
+    wanted: Float64 = array if neutral else array / joined(node, array, factor(node))
     return [fitted(node, v, wanted) if v is not None and v.tensor is None else None for v in node.inputs]
 
 
@@ -130,8 +174,7 @@ def quotient(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
 
 
 def product_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
-    constant = factor(node)
-    return spread_down(node, slot, array if neutral or constant is None else array * constant, neutral)
+    return spread_down(node, slot, array if neutral else array * joined(node, array, factor(node)), neutral)
 
 
 Axes = Callable[[Node, int], list[int]]
@@ -140,7 +183,7 @@ Axes = Callable[[Node, int], list[int]]
 
 def flat(node: Node, array: Float64, axes: list[int]) -> None:
     """Refuse unless the array is one value along `axes`."""
-    if any(array.shape[axis] != 1 for axis in axes):
+    if any(axis >= array.ndim or array.shape[axis] != 1 for axis in axes):
         what = f"{node.label} works along the axis on which the affine varies"
         raise refuse("axis", what, node)
 
@@ -168,7 +211,7 @@ def padded_axes(node: Node, rank: int) -> list[int]:
     pads = integers(node, 1, "pads" if "pads" in node.attributes else "paddings") or []
     axes = integers(node, 3, "axes")
     axes = list(range(rank)) if axes is None else axes
-    return [axis % rank for i, axis in enumerate(axes) if any(pads[i :: len(axes)])]
+    return [within(node, axis, rank) for i, axis in enumerate(axes) if any(pads[i :: len(axes)])]
 
 
 def resized_axes(node: Node, rank: int) -> list[int]:
@@ -182,14 +225,14 @@ def resized_axes(node: Node, rank: int) -> list[int]:
     if value is not None and value.tensor is not None:
         scales = value.tensor.load().reshape(-1)
     axes = node.attribute("axes", range(rank))
-    scaled = {axis % rank for axis, scale in zip(axes, scales, strict=False) if scale != 1}
+    scaled = {within(node, axis, rank) for axis, scale in zip(axes, scales, strict=False) if scale != 1}
     return sorted(scaled.union(repeated_axes(node, rank)))
 
 
 def repeated_axes(node: Node, rank: int) -> list[int]:
     """The axes that a Tile or an Expand of equal rank repeats."""
     old, new = shape_of(node.inputs[0], node), shape_of(node.outputs[0], node)
-    if len(old) != len(new):
+    if not len(old) == len(new) == rank:
         raise refuse("axis", f"{node.label} changes the rank", node)
     return [axis for axis in range(rank) if old[axis] is None or old[axis] != new[axis]]
 
@@ -200,7 +243,7 @@ def reduced_axes(node: Node) -> list[int]:
     axes = integers(node, 1, "axes")
     if not axes:
         return [] if node.attribute("noop_with_empty_axes", 0) else list(range(rank))
-    return [axis % rank for axis in axes]
+    return [within(node, axis, rank) for axis in axes]
 
 
 def reduced(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
@@ -220,10 +263,10 @@ def reduced_down(node: Node, _: int, array: Float64, neutral: float) -> list[Flo
 def summands(node: Node) -> int:
     """How many elements a ReduceSum adds up to one; refuses where that is not known."""
     shape = shape_of(node.inputs[0], node)
-    extents = [shape[axis] or 0 for axis in reduced_axes(node)]
-    if 0 in extents:
+    count = math.prod(shape[axis] or 0 for axis in reduced_axes(node))
+    if not 0 < count < 1 << 53:
         raise refuse("shape", f"how many elements {node.op} {node.name!r} adds up is not known", node)
-    return math.prod(extents)
+    return count
 
 
 def summed(node: Node, index: int, array: Float64, neutral: float) -> Wanted:

@@ -18,6 +18,10 @@ Shape = tuple[int | None, ...]
 Array = npt.NDArray[Any]
 
 
+class Contradiction(Exception):  # noqa: N818 - the model's fault, not the program's
+    """Raised by a shape rule: a node's inputs and attributes contradict each other. The text says how."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
     """A constant: shape and dtype are known at once, the array only when `load` is called.
@@ -66,7 +70,8 @@ class Node:
     """One operator: `op` is ONNX's op_type, with the domain and a dot before it outside the standard domain.
 
     `fixed` marks a node that must stay as it is although it looks like an affine, because it is a part of a layer.
-    `version` is the opset of the node's domain.
+    `version` is the opset of the node's domain. `contradiction` says how its inputs and attributes contradict each
+    other, "" where they do not: only broken models have such nodes, whose outputs are unknown.
     """
 
     op: str
@@ -77,6 +82,7 @@ class Node:
     name: str
     version: int
     fixed: bool = False
+    contradiction: str = ""
 
     def attribute(self, name: str, default: Any) -> Any:
         return self.attributes.get(name, default)

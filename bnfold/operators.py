@@ -102,10 +102,10 @@ def ordered_values(node: Node, array: Float64) -> None:
 
 def by_constant(node: Node, array: Float64) -> None:
     """c·x + b = c·(x + b/c): a shift passes a product with a constant, not a product of two values."""
-    constant = node.constant(1) or (node.constant(0) if node.op == "Mul" else None)
+    constant = carry.factor(node) if node.constant(1) or node.op == "Mul" else None
     if constant is None:
         never(node, array)
-    elif not np.isfinite([constant.float64(), 1 / constant.float64()]).all():
+    elif not np.isfinite([constant, 1 / constant]).all():
         raise refuse("zero", f"{node.label} multiplies by 0 or infinity", node)
 
 
@@ -144,8 +144,8 @@ RULES: dict[str, Rule] = {
     "Transpose": Rule(rearrange.transposed, rearrange.transposed_down),
     "Reshape": RESHAPE,
     "Flatten": RESHAPE,
-    "Squeeze": Rule(rearrange.squeezed, rearrange.squeezed_down),
-    "Unsqueeze": Rule(rearrange.unsqueezed, rearrange.unsqueezed_down),
+    "Squeeze": Rule(rearrange.inserted, rearrange.removed),
+    "Unsqueeze": Rule(rearrange.removed, rearrange.inserted),
     "MaxPool": MAXIMUM,
     "GlobalMaxPool": MAXIMUM,
     "AveragePool": Rule(*SPATIAL, always, unpadded),

@@ -110,8 +110,7 @@ def joins(chain: Chain, later: Affine) -> bool:
     """Whether `later`, which reads the target of `chain`, is one affine with it, no larger than either."""
     if len(content_readers(chain.target)) != 1 or chain.target.public:
         return False
-    composed = chain.affine.then(later)
-    return composed.axes in (chain.affine.axes, later.axes) and composed.finite
+    return chain.affine.joins(later) and chain.affine.then(later).finite
 
 
 def twins(decisions: dict[Chain, Decision], view: View, graph: Graph) -> set[Chain]:

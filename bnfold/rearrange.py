@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .affine import Float64, collapse
-from .carry import Wanted, flat, integers, refuse, shape_of
+from .carry import Wanted, bounded, flat, integers, refuse, shape_of, within
 from .graph import Node, Shape, Value, content_readers
 from .shapes_values import slice_arguments, slice_indices
 
@@ -39,10 +39,6 @@ def reshaped_down(node: Node, _: int, array: Float64, neutral: float) -> list[Fl
     return [regroup(array, shape_of(node.inputs[0], node), shape_of(node.outputs[0], node), node)]
 
 
-LARGEST = 1 << 28
-"""Elements up to which an affine is spelled out; more has only a model with made up extents."""
-
-
 def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
     """`array`, which broadcasts against `old`, as it broadcasts against `new` after a reshape in row-major order.
 
@@ -58,9 +54,11 @@ def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
         full = [old[i] for i in before]
         if None in full or None in [new[i] for i in after]:
             raise refuse("shape", f"{node.label} reshapes extents that are not known", node)
-        array = np.broadcast_to(array, (*array.shape[: before.start], *full, *array.shape[before.stop :]))  # type: ignore[arg-type]
+        whole = (*array.shape[: before.start], *(e or 0 for e in full), *array.shape[before.stop :])
+        bounded(whole, node)
+        array = np.broadcast_to(array, whole)
         pieces.extend(int(new[i] or 0) for i in after)
-    if array.size != math.prod(pieces) or array.size > LARGEST:
+    if array.size != math.prod(pieces):
         raise refuse("shape", f"{node.label} reshapes {old} to {new}", node)
     return collapse(np.ascontiguousarray(array).reshape(pieces))
 
@@ -111,31 +109,25 @@ def split_runs(old: Shape, new: Shape, left: range, right: range) -> list[tuple[
     return runs
 
 
-def inserted_axes(node: Node, rank: int) -> tuple[int, ...]:
+def inserted_axes(node: Node) -> list[int]:
     """The axes that an Unsqueeze inserts or a Squeeze removes, counted from 0 in the longer of the two shapes."""
-    axes = integers(node, 1, "axes")
+    shape, axes = shape_of(node.inputs[0], node), integers(node, 1, "axes")
     if axes is None:
-        shape = shape_of(node.inputs[0], node)
         if None in shape:
             raise refuse("shape", f"which axes {node.label} removes is not known", node)
-        return tuple(i for i, extent in enumerate(shape) if extent == 1)
-    return tuple(sorted(axis % rank for axis in axes))
+        return [i for i, extent in enumerate(shape) if extent == 1]
+    rank = len(shape) + (len(axes) if node.op == "Unsqueeze" else 0)
+    return sorted(within(node, axis, rank) for axis in axes)
 
 
-def squeezed(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    return [np.expand_dims(array, inserted_axes(node, len(shape_of(node.inputs[0], node))))]
+def inserted(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    return [np.expand_dims(array, tuple(inserted_axes(node)))]
 
 
-def squeezed_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    return [array.squeeze(inserted_axes(node, array.ndim))]
-
-
-def unsqueezed(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    return [array.squeeze(inserted_axes(node, array.ndim))]
-
-
-def unsqueezed_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    return [np.expand_dims(array, inserted_axes(node, len(shape_of(node.outputs[0], node))))]
+def removed(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    axes = inserted_axes(node)
+    flat(node, array, axes)
+    return [array.squeeze(tuple(axes))]
 
 
 def extent(value: Value | None, axis: int, node: Node) -> int:
@@ -149,7 +141,7 @@ def extent(value: Value | None, axis: int, node: Node) -> int:
 
 def concatenated(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     """Up through a Concat: each input takes its slice."""
-    axis = int(node.attribute("axis", 1)) % array.ndim
+    axis = within(node, node.attribute("axis", 1), array.ndim)
     if array.shape[axis] == 1:
         return [array for _ in node.inputs]
     parts: list[Float64] = []
@@ -163,17 +155,24 @@ def concatenated(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
 
 def concatenated_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
     """Down through a Concat: the neutral element stands for the other inputs."""
-    axis = int(node.attribute("axis", 1)) % array.ndim
+    axis = within(node, node.attribute("axis", 1), array.ndim)
     sizes = [extent(value, axis, node) for value in node.inputs]
     return [placed(array, axis, sum(sizes[:slot]), sizes[slot], sum(sizes), neutral)]
 
 
 def placed(array: Float64, axis: int, start: int, size: int, total: int, neutral: float) -> Float64:
     """`array` on [start, start + size) of `axis`, the neutral element on the rest of `total`."""
-    whole = np.full((*array.shape[:axis], total, *array.shape[axis + 1 :]), neutral)
+    whole = blank(array, axis, total, neutral)
     window = (slice(None),) * axis + (slice(start, start + size),)
     whole[window] = array
     return whole
+
+
+def blank(array: Float64, axis: int, size: int, neutral: float) -> Float64:
+    """The neutral element in the shape of `array`, with another extent along `axis`."""
+    shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
+    bounded(shape)
+    return np.full(shape, neutral)
 
 
 def split_part(node: Node, axis: int, index: int) -> tuple[int, int, int]:
@@ -184,7 +183,7 @@ def split_part(node: Node, axis: int, index: int) -> tuple[int, int, int]:
 
 def split(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
     """Up through a Split: the neutral element stands for the other pieces, where anyone reads them."""
-    axis = int(node.attribute("axis", 0)) % array.ndim
+    axis = within(node, node.attribute("axis", 0), array.ndim)
     others = [value for i, value in enumerate(node.outputs) if i != index]
     if array.shape[axis] == 1 and not any(content_readers(value) or value.public for value in others):
         return [array]
@@ -192,7 +191,7 @@ def split(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
 
 
 def split_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    axis = int(node.attribute("axis", 0)) % array.ndim
+    axis = within(node, node.attribute("axis", 0), array.ndim)
     if array.shape[axis] == 1:
         return [array for _ in node.outputs]
     parts = []
@@ -207,16 +206,19 @@ def slices(node: Node, array: Float64) -> dict[int, range]:
     cuts = slice_arguments(node)
     if cuts is None:
         raise refuse("dynamic", f"{node.label} computes what it cuts at run time", node)
-    varying = [(axis % array.ndim, start, end, step) for axis, start, end, step in cuts if array.shape[axis] != 1]
-    sizes = {axis: extent(node.inputs[0], axis, node) for axis, *_ in varying}
-    return {axis: slice_indices(start, end, step, sizes[axis]) for axis, start, end, step in varying}
+    kept = {}
+    for given, start, end, step in cuts:
+        axis = within(node, given, array.ndim)
+        if array.shape[axis] != 1:
+            kept[axis] = slice_indices(start, end, step, extent(node.inputs[0], axis, node))
+    return kept
 
 
 def sliced(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     """Up through a Slice: what it does not keep nobody reads, so the neutral element may stand there."""
     for axis, kept in slices(node, array).items():
         size = extent(node.inputs[0], axis, node)
-        whole = np.full((*array.shape[:axis], size, *array.shape[axis + 1 :]), neutral)
+        whole = blank(array, axis, size, neutral)
         whole[(slice(None),) * axis + (list(kept),)] = array
         array = whole
     return [array]
@@ -230,9 +232,10 @@ def sliced_down(node: Node, _: int, array: Float64, neutral: float) -> list[Floa
 
 def gather(node: Node, rank: int) -> tuple[int, list[int]]:
     """Axis and indices of a Gather by a constant list."""
-    axis, tensor = int(node.attribute("axis", 0)) % rank, node.constant(1)
+    tensor = node.constant(1)
     if tensor is None or len(tensor.shape) != 1:
         raise refuse("dynamic", f"{node.label} does not gather by a constant list", node)
+    axis = within(node, node.attribute("axis", 0), rank)
     return axis, [int(i) for i in tensor.load()]
 
 
@@ -241,7 +244,7 @@ def gathered(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     axis, indices = gather(node, array.ndim)
     if array.shape[axis] == 1:
         return [array]
-    whole = np.full((*array.shape[:axis], extent(node.inputs[0], axis, node), *array.shape[axis + 1 :]), neutral)
+    whole = blank(array, axis, extent(node.inputs[0], axis, node), neutral)
     whole[(slice(None),) * axis + (indices,)] = array
     if not np.array_equal(whole.take(indices, axis=axis), array):
         raise refuse("readers", f"{node.label} reads one channel twice", node)
@@ -252,6 +255,7 @@ def gathered_down(node: Node, _: int, array: Float64, neutral: float) -> list[Fl
     axis, indices = gather(node, array.ndim)
     if array.shape[axis] == 1:
         return [array]
+    extent(node.inputs[0], axis, node)  # within which the indices are known to lie
     return [collapse(array.take(indices, axis=axis))]
 
 
@@ -259,6 +263,7 @@ def widened(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]
     """From a channel to the blocksize² channels that DepthToSpace makes it of, or SpaceToDepth makes of it."""
     flat(node, array, [0, 2, 3])
     times, vector = int(node.attribute("blocksize", 1)) ** 2, array.reshape(-1)
+    bounded([vector.size, times], node)
     wide = vector.repeat(times) if node.attribute("mode", "DCR") == "CRD" else np.tile(vector, times)
     return [array if vector.size == 1 else wide.reshape(1, -1, 1, 1)]
 
@@ -269,6 +274,8 @@ def narrowed(node: Node, _: int, array: Float64, neutral: float) -> list[Float64
     times, vector = int(node.attribute("blocksize", 1)) ** 2, array.reshape(-1)
     if vector.size == 1:
         return [array]
+    if vector.size % times:
+        raise refuse("shape", f"{node.label} makes no whole channels of {vector.size}", node)
     rows = vector.reshape(-1, times).T if node.attribute("mode", "DCR") == "CRD" else vector.reshape(times, -1)
     if not (rows == rows[0]).all():
         raise refuse("axis", f"{node.label} makes one channel of several, and they differ", node)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .affine import Affine, Float64, Layout, batch_norm
-from .carry import Refused, refuse, shape_of
+from .carry import Refused, consistent, numbers, refuse, shape_of
 from .graph import Node, Tensor, Value
 from .quantised import dequantised, dequantiser
 from .records import Refusal
@@ -72,6 +72,8 @@ def bias(node: Node, slot: int) -> Tensor | None:
     if value.tensor is None:
         code, hint = value.note or ("dynamic", "")
         raise refuse(code, f"the bias of {node.label} is not constant", node, hint)
+    if not floats(value.tensor):
+        raise refuse("dtype", f"the bias of {node.label} is {value.tensor.dtype}", node)
     return value.tensor
 
 
@@ -153,7 +155,7 @@ def operand(node: Node, slot: int) -> Float64:
     before += len(shape) if before < 0 else 0
     if not 0 <= before <= missing:
         raise refuse("broadcast", f"the constant of {node.label} does not fit at its axis", node)
-    array = tensor.float64().reshape((1,) * before + tensor.shape + (1,) * (missing - before))
+    array: Float64 = numbers(tensor, node).reshape((1,) * before + tensor.shape + (1,) * (missing - before))
     for extent, own in zip(shape, array.shape, strict=True):
         if own not in (1, extent):
             known = "is not known to have" if extent is None else "does not have"
@@ -216,7 +218,7 @@ def parameter(node: Node, slot: int, trailing: tuple[int, ...]) -> Float64:
     if value is None or value.tensor is None:
         code, hint = value.note if value is not None and value.note else ("dynamic", "")
         raise refuse(code, f"a parameter of {node.name!r} is not constant", node, hint)
-    return value.tensor.float64().reshape((1, *value.tensor.shape, *trailing))
+    return numbers(value.tensor, node).reshape((1, *value.tensor.shape, *trailing))
 
 
 AFFINE: dict[str, Callable[[Node], Affine | None]] = {
@@ -232,7 +234,7 @@ AFFINE: dict[str, Callable[[Node], Affine | None]] = {
 def check(node: Node, role: Linear) -> None:
     """Refuse a node whose shapes contradict each other, which only a broken model has."""
     shape, windowed = role.weight.shape, role.layout.kind in ("conv", "deconv")
-    if len(shape) < 3 if windowed else len(shape) != 2:
+    if 0 in shape or (len(shape) < 3 if windowed else len(shape) != 2):
         raise refuse("shape", f"the weights of {node.label} have the shape {shape}", node)
     if role.layout.groups < 1 or shape[0] % role.layout.groups:
         raise refuse("shape", f"{node.label} has {shape[0]} channels in {role.layout.groups} groups", node)
@@ -251,6 +253,7 @@ def check(node: Node, role: Linear) -> None:
 def linear(node: Node) -> Linear | Refusal:
     """The linear role of `node`, or why it has none."""
     try:
+        consistent(node)
         role = LINEAR[node.op](node)
         check(node, role)
         return replace(role, holder=dequantiser(node.input(role.weight_slot)))
@@ -263,7 +266,10 @@ def affine(node: Node) -> Affine | Refusal | None:
     if node.op not in AFFINE or all(value is None or value.tensor is not None for value in node.inputs):
         return None
     try:
+        consistent(node)
         found = AFFINE[node.op](node)
+        if found is not None and 0 in found.extents:
+            raise refuse("shape", f"the constants of {node.label} have no elements", node)
         if found is None or found.finite:
             return found
         raise refuse("finite", f"the constants of {node.label} are not finite, or divide by 0", node)

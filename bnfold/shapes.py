@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from . import shapes_layout as layout
+from . import shapes_made as made
 from . import shapes_product as product
 from . import shapes_window as window
-from .graph import Node, Shape
+from .graph import Contradiction, Node, Shape
+from .shapes_check import sensible
 
 Rule = Callable[[Node], Sequence[Shape | None]]
 DType = np.dtype[Any]
@@ -43,15 +45,15 @@ RULES: dict[str, Rule] = {
     "ArgMin": product.arg_extreme,
     "AveragePool": window.pool,
     "BatchNormalization": layout.batch_norm,
-    "Compress": layout.compress,
+    "Compress": made.compress,
     "Concat": layout.concat,
-    "Constant": layout.constant,
-    "ConstantOfShape": layout.constant_of_shape,
+    "Constant": made.constant,
+    "ConstantOfShape": made.constant_of_shape,
     "Conv": window.convolution,
     "ConvInteger": window.convolution,
     "ConvTranspose": window.transposed,
     "DepthToSpace": window.depth_to_space,
-    "Dropout": layout.same,
+    "Dropout": layout.dropout,
     "Einsum": product.einsum,
     "Expand": layout.expand,
     "Flatten": layout.flatten,
@@ -71,29 +73,29 @@ RULES: dict[str, Rule] = {
     "MaxPool": window.pool,
     "MaxRoiPool": window.roi,
     "MaxUnpool": window.unpool,
-    "NonMaxSuppression": layout.selected_boxes,
-    "NonZero": layout.non_zero,
-    "OneHot": layout.one_hot,
+    "NonMaxSuppression": made.selected_boxes,
+    "NonZero": made.non_zero,
+    "OneHot": made.one_hot,
     "Pad": window.pad,
     "QLinearConv": partial(window.convolution, weight_input=3),
     "QLinearMatMul": partial(product.matmul, right=3),
     "RNN": product.recurrent,
-    "RandomNormal": layout.random,
-    "RandomUniform": layout.random,
-    "Range": layout.range_,
+    "RandomNormal": made.random,
+    "RandomUniform": made.random,
+    "Range": made.range_,
     "Reshape": layout.reshape,
     "Resize": window.resize,
     "RoiAlign": window.roi,
-    "Shape": layout.shape,
-    "Size": layout.scalar,
+    "Shape": made.shape,
+    "Size": made.scalar,
     "Slice": layout.slice_,
     "SpaceToDepth": window.space_to_depth,
     "Split": layout.split,
     "Squeeze": layout.squeeze,
     "Tile": layout.tile,
-    "TopK": layout.top_k,
+    "TopK": made.top_k,
     "Transpose": layout.transpose,
-    "Unique": layout.unknown_vectors,
+    "Unique": made.unique,
     "Unsqueeze": layout.unsqueeze,
     "Upsample": window.resize,
 }
@@ -177,16 +179,18 @@ TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
 def infer(node: Node) -> None:
     """Fill shape and dtype of the node's outputs from its inputs.
 
-    Known facts are kept where nothing better follows; nothing is raised for what is unknown, and a node whose inputs
-    contradict each other leaves its outputs unknown.
+    Known facts are kept where nothing better follows; nothing is raised for what is unknown. A node whose inputs and
+    attributes contradict each other says how in `contradiction`, and leaves the shapes of its outputs unknown.
     """
     rule = RULES.get(node.op)
     shapes: Sequence[Shape | None] = ()
+    node.contradiction = ""
     if rule is not None:
         try:
             shapes = rule(node)
-        except (ArithmeticError, LookupError, TypeError, ValueError):
-            shapes = ()
+            sensible(shapes)
+        except Contradiction as found:
+            node.contradiction, shapes = str(found), ()
     if rule is not None or node.op in TYPES:
         for value, dtype in zip(node.outputs, TYPES.get(node.op, _first)(node), strict=False):
             value.dtype = dtype or value.dtype

@@ -5,11 +5,11 @@ ONNX moved many arguments from attributes to inputs over the years; a rule of sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from . import shapes_check as check
 from .graph import Node, Shape, Value
 
 Extents = tuple[int | None, ...]
@@ -71,22 +71,25 @@ def slice_indices(start: int, end: int, step: int, extent: int) -> range:
 def slice_arguments(node: Node) -> list[tuple[int, int, int, int]] | None:
     """Axis, start, end and step of every axis that a Slice cuts; None where they are not constant."""
     starts, ends = integers(node, "starts", 1), integers(node, "ends", 2)
-    if starts is None or ends is None:
+    axes = integers(node, "axes", 3) if given(node, "axes", 3) else tuple(range(len(starts or ())))
+    steps = integers(node, "steps", 4) if given(node, "steps", 4) else (1,) * len(starts or ())
+    check.ensure(0 not in (steps or ()), "a step is 0")
+    if starts is None or ends is None or axes is None or steps is None:
         return None
-    axes = integers(node, "axes", 3) if given(node, "axes", 3) else tuple(range(len(starts)))
-    steps = integers(node, "steps", 4) if given(node, "steps", 4) else (1,) * len(starts)
-    return None if axes is None or steps is None else list(zip(axes, starts, ends, steps, strict=True))
+    check.common(map(len, (starts, ends, axes, steps)), "its starts, ends, axes, steps")
+    return list(zip(axes, starts, ends, steps, strict=True))
 
 
 def contents(value: Value, depth: int = DEPTH) -> Extents | None:
     """The integers that a value of rank 0 or 1 holds, as far as known; None when not even their number is."""
     if value.tensor is not None:
         tensor = value.tensor
-        if len(tensor.shape) > 1 or int(np.prod(tensor.shape)) > LARGEST or tensor.dtype.kind not in "iu":
+        if len(tensor.shape) > 1 or math.prod(tensor.shape) > LARGEST or tensor.dtype.kind not in "iu":
             return None
         return tuple(int(v) for v in tensor.load().reshape(-1))
-    rule = _ARITHMETIC.get(value.producer.op) if value.producer is not None and depth else None
-    found = None if rule is None or value.producer is None else rule(value.producer, depth - 1)
+    node = value.producer
+    rule = _ARITHMETIC.get(node.op) if node is not None and depth and not node.contradiction else None
+    found = None if rule is None or node is None else rule(node, depth - 1)
     count = length(value)
     return (None,) * count if found is None and count is not None and count <= LARGEST else found
 
@@ -109,7 +112,7 @@ def _gather(node: Node, depth: int) -> Extents | None:
     data, indices = _input(node, 0, depth), _input(node, 1, depth)
     if data is None or indices is None or None in indices:
         return None
-    return tuple(data[i] for i in indices if i is not None)
+    return tuple(data[i] if -len(data) <= i < len(data) else None for i in indices if i is not None)
 
 
 def _concat(node: Node, depth: int) -> Extents | None:
@@ -126,12 +129,14 @@ def _slice(node: Node, depth: int) -> Extents | None:
     return data
 
 
-def _binary(compute: Callable[[int, int], int]) -> Callable[[Node, int], Extents | None]:
+def _binary(compute: Callable[[int, int], int | None]) -> Callable[[Node, int], Extents | None]:
     def rule(node: Node, depth: int) -> Extents | None:
         left, right = _input(node, 0, depth), _input(node, 1, depth)
         if left is None or right is None or not left or not right:
             return None
         count = max(len(left), len(right))
+        if min(len(left), len(right)) not in (1, count):
+            return None
         pairs = zip(_repeat(left, count), _repeat(right, count), strict=True)
         return tuple(None if a is None or b is None else compute(a, b) for a, b in pairs)
 
@@ -142,9 +147,11 @@ def _repeat(values: Extents, count: int) -> Extents:
     return values * count if len(values) == 1 else values
 
 
-def _divide(a: int, b: int) -> int:
-    """ONNX divides integers towards zero."""
-    return int(np.sign(a) * np.sign(b)) * (abs(a) // abs(b))
+def _divide(a: int, b: int) -> int | None:
+    """ONNX divides integers towards zero; what it makes of a division by 0 is not known."""
+    if b == 0:
+        return None
+    return abs(a) // abs(b) if (a < 0) == (b < 0) else -(abs(a) // abs(b))
 
 
 _ARITHMETIC: dict[str, Callable[[Node, int], Any]] = {

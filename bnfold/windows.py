@@ -9,6 +9,9 @@ import numpy as np
 from .carry import refuse
 from .graph import Node, Shape, Value
 
+LARGEST = 1 << 22
+"""Elements that all windows along an axis read, up to which each window is looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -38,8 +41,8 @@ class Axis:
 
     @property
     def hollow(self) -> bool:
-        """Whether a window reads nothing of the input; True where that is not known."""
-        if self.size is None:
+        """Whether a window reads nothing of the input; True where that is not known, or they are very many."""
+        if self.size is None or (self.count or 0) * self.kernel > LARGEST:
             return self.dilation > 1 or max(self.before, self.after) >= self.kernel
         if self.count is None:
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.graph import Graph, Node, Tensor, Value
-from bnfold.shapes import infer
+from bnfold.shapes import RULES, infer
+from bnfold.shapes_values import contents
 
 F, INT = np.float32, np.int64
 Given = tuple[int, ...] | list[Any] | np.ndarray | None
@@ -62,6 +64,7 @@ def check(op: str, inputs: list[Given], attributes: dict[str, Any], outputs: int
     """What we infer agrees with onnx wherever onnx knows, and knows at least as much."""
     node = _node(op, inputs, attributes, outputs, opset)
     infer(node)
+    assert not node.contradiction
     for value, (shape, elem_type) in zip(node.outputs, _expected(node, attributes), strict=True):
         assert value.shape == shape, f"{op} {value.name}"
         assert value.dtype is not None
@@ -208,13 +211,130 @@ def test_shape_arithmetic_is_followed_backwards() -> None:
         infer(graph.add_node(op, inputs, [out], attributes, origin=None, name=op, version=version))
         return out
 
-    first = node("Unsqueeze", node("Gather", node("Shape", data), constant(0)), constant(0))
+    index = Value("i", (), np.dtype(INT), tensor=Tensor("i", (), np.dtype(INT), lambda: np.array(0, INT)))
+    first = node("Unsqueeze", node("Gather", node("Shape", data), index), constant(0))
     target = node("Concat", first, constant(-1), axis=0)
     assert node("Reshape", data, target).shape == (4, None)
 
 
-def test_contradictions_leave_the_output_unknown() -> None:
-    node = _node("Add", [(2, 3), (4,)], {}, 1, 13)
+X = (2, 4, 6, 6)
+W = np.ones((4, 2, 3, 3), F)
+CONTRADICTIONS: list[tuple[str, list[Given], dict[str, Any], str]] = [
+    ("Add", [(2, 3), (4,)], {}, r"the extents \[3, 4\] do not broadcast"),
+    ("Expand", [(2, 3), [2, 2]], {}, "do not broadcast"),
+    ("Expand", [(1,), [-2]], {}, "the extent -2"),
+    ("Softmax", [(2,) * 33], {}, "33 axes"),
+    ("BatchNormalization", [X, (4,), (4,), (3,), (4,)], {}, r"channels and parameters have the extents \[3, 4\]"),
+    ("Concat", [(2, 3), (3, 3)], {"axis": 1}, r"extents \[2, 3\]"),
+    ("Concat", [(2, 3), (2, 3)], {"axis": 2}, "axis 2 is not one of 2"),
+    ("Concat", [(2, 3), (2,)], {"axis": 0}, r"have \[1, 2\] axes"),
+    ("Concat", [(), ()], {"axis": 0}, "axis 0 is not one of 0"),
+    ("Split", [X, [1, 2]], {"axis": 1}, r"its input and its parts have the extents \[3, 4\]"),
+    ("Split", [X, [5, -1]], {"axis": 1}, "split"),
+    ("Split", [X, [1, 1, 2]], {"axis": 1}, "has 3 split and needs 2"),
+    ("Slice", [X, [0], [1, 2], [0]], {}, "starts, ends, axes, steps"),
+    ("Slice", [X], {"axes": [1]}, "no starts"),
+    ("Slice", [X, [0], [1], [4]], {}, "axis 4"),
+    ("Slice", [X, [0, 0], [1, 1], [1, -3]], {}, "repeat"),
+    ("Slice", [X, [0], [1], [0], [0]], {}, "a step is 0"),
+    ("Slice", [X, [], [1], [0]], {}, "starts, ends, axes, steps"),
+    ("Squeeze", [X, [0]], {}, "it removes"),
+    ("Squeeze", [(1, 2), [0, -2]], {}, "repeat"),
+    ("Unsqueeze", [X, [6]], {}, "axis 6 is not one of 5"),
+    ("Transpose", [X], {"perm": [0, 1, 2]}, "orders 4 axes"),
+    ("Transpose", [X], {"perm": [0, 1, 2, 2]}, "orders 4 axes"),
+    ("Reshape", [X, [-1, -1]], {}, "reshapes to"),
+    ("Reshape", [X, [7, -1]], {}, "it reshapes"),
+    ("Reshape", [X, [2, 4]], {}, "it reshapes"),
+    ("Reshape", [(6,), [6, 0]], {}, "1 axes"),
+    ("Flatten", [X], {"axis": 5}, "axis 5"),
+    ("Gather", [(), [0]], {}, "axis 0 is not one of 0"),
+    ("Gather", [X, [4]], {"axis": 1}, "elements 4 to 4 of 4"),
+    ("Gather", [X, np.array([0.5], F)], {"axis": 1}, "float32"),
+    ("GatherND", [X, np.zeros((1, 5), INT)], {}, "5 of 4 axes"),
+    ("Tile", [X, [1, 2]], {}, "2 repeats"),
+    ("Tile", [(3,), [-1]], {}, "extent -3"),
+    ("Tile", [(1 << 62,), [4]], {}, "extent"),
+    ("ReduceMean", [X], {"axes": [4]}, "axis 4"),
+    ("ReduceSum", [X, [1, 1]], {}, "repeat"),
+    ("ArgMax", [X], {"axis": -5}, "axis -5"),
+    ("TopK", [X, [7]], {}, "7 of 6"),
+    ("OneHot", [(2,), np.array([np.nan], F), (2,)], {}, "depth is nan"),
+    ("Range", [np.array(0), np.array(9), np.array(0)], {}, "delta is 0"),
+    ("ConstantOfShape", [[2]], {"value": numpy_helper.from_array(np.ones(2, F))}, "its value"),
+    ("RandomNormal", [], {}, "no shape"),
+    ("MatMul", [(2, 3), (4, 5)], {}, r"\[3, 4\]"),
+    ("MatMul", [(), (4, 5)], {}, "0 axes"),
+    ("Gemm", [(2, 3), (3, 5), (4,)], {}, "does not broadcast"),
+    ("Gemm", [(2, 3, 1), (3, 5)], {}, "3 axes"),
+    ("Einsum", [(2, 3)], {"equation": "ij->ik"}, "letters"),
+    ("Einsum", [(2, 3)], {"equation": "ijk->i"}, "2 axes"),
+    ("Einsum", [(2, 3)], {"equation": "ij,j->i"}, "operands"),
+    ("Conv", [X, W], {}, "in a group"),
+    ("Conv", [X, W], {"group": 3}, "does not divide by its group 3"),
+    ("Conv", [X, W], {"group": 0}, "group is 0"),
+    ("Conv", [X, W], {"group": 2, "strides": [0, 1]}, "strides"),
+    ("Conv", [X, W], {"group": 2, "dilations": [1]}, "1 dilations"),
+    ("Conv", [X, W], {"group": 2, "pads": [1, 1]}, "2 pads"),
+    ("Conv", [X, W], {"group": 2, "kernel_shape": [2, 3]}, "kernel_shape"),
+    ("Conv", [X, W], {"group": 2, "auto_pad": "SOME"}, "auto_pad is 'SOME'"),
+    ("Conv", [X, np.ones((4, 4), F)], {}, "2 axes"),
+    ("ConvTranspose", [X, np.ones((3, 2, 3, 3), F)], {}, "extents"),
+    ("ConvTranspose", [X, W], {"output_shape": [3]}, "output_shape"),
+    ("MaxPool", [X], {}, "no kernel_shape"),
+    ("MaxPool", [X], {"kernel_shape": [0, 2]}, "kernel_shape"),
+    ("AveragePool", [(2, 3)], {"kernel_shape": [2]}, "2 axes"),
+    ("Pad", [X, [1, 1]], {}, "2 pads"),
+    ("Pad", [X, [0, 0, -7, 0, 0, 0, 0, 0]], {}, "extent -1"),
+    ("Pad", [(3,), [1, 1], np.ones(0, F)], {}, "its value"),
+    ("Dropout", [X, np.ones(0, F)], {}, "its ratio"),
+    ("Resize", [X, None, np.ones(3, F)], {}, "3 scales"),
+    ("Resize", [X, None, np.array([1, 1, np.inf, 1], F)], {}, "scales"),
+    ("Resize", [X, None, None, [1, 2]], {}, "2 sizes"),
+    ("DepthToSpace", [X], {"blocksize": 0}, "blocksize is 0"),
+    ("DepthToSpace", [X], {"blocksize": 3}, "does not divide"),
+    ("SpaceToDepth", [(2, 4, 6)], {"blocksize": 2}, "3 axes"),
+    ("LSTM", [(7, 2), (1, 20, 3), (1, 20, 5)], {}, "2 axes"),
+    ("RoiAlign", [(2, 3, 8), (5, 4), np.zeros(5, INT)], {}, "3 axes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("second", "axis"), [((4,), 2), ((3, 4), None), ((2,), 0), ((5,), None), ((1, 2, 3, 4), None)])
+def test_what_broadcast_before_opset_7_contradicts_itself(second: tuple[int, ...], axis: int | None) -> None:
+    attributes = {"broadcast": 1} | ({} if axis is None else {"axis": axis})
+    node = _node("Mul", [(2, 3, 4), second], attributes, 1, 6)
     infer(node)
+    assert bool(node.contradiction) == (second in ((5,), (1, 2, 3, 4)))
+    assert node.outputs[0].shape == (None if node.contradiction else (2, 3, 4))
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS, ids=lambda case: f"{case[0]} {case[3]}")
+def test_what_contradicts_itself_says_how_and_has_no_shape(case: tuple[str, list[Given], dict[str, Any], str]) -> None:
+    op, inputs, attributes, how = case
+    node = _node(op, inputs, attributes, 2 if op == "Split" else 1, 13)
+    infer(node)
+    assert re.search(how, node.contradiction), node.contradiction
     assert node.outputs[0].shape is None
-    assert node.outputs[0].dtype == np.dtype(F)
+    assert op in ("RandomNormal", "Range", "ConstantOfShape") or node.outputs[0].dtype is not None
+
+
+def test_a_window_larger_than_its_image_leaves_the_extent_unknown() -> None:
+    node = _node("MaxPool", [(1, 2, 3, 9)], {"kernel_shape": [5, 5]}, 1, 13)
+    infer(node)
+    assert node.outputs[0].shape == (1, 2, None, 5)
+    assert not node.contradiction
+
+
+def test_what_is_shape_arithmetic_on_nothing_is_unknown() -> None:
+    """A division by 0, an index beyond the shape, and sums of lists of two lengths."""
+    for op, left, right in (("Div", [4], [0]), ("Gather", [4], [3]), ("Add", [1, 2], [1, 2, 3])):
+        node = _node(op, [left, right], {}, 1, 13)
+        infer(node)
+        found = contents(node.outputs[0])
+        assert found is None or found == (None,)
+
+
+def test_a_fault_in_a_rule_is_not_taken_for_one_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, "Relu", lambda node: [node.inputs[0].shape[9]])
+    with pytest.raises(IndexError):
+        infer(_node("Relu", [(2, 3)], {}, 1, 13))

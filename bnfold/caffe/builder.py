@@ -6,6 +6,7 @@ as they are: a float or an array of float32, a list of integers as int64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from .net import Layer
 
 FLOAT, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 Operand = Value | Array | float | Sequence[int] | None
+MOST = (1 << 31) - 1
+"""Elements in a blob, which Caffe counts in an int."""
 _REMOVABLE = frozenset(
     {"Add", "BatchNormalization", "Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Neg", "Sub"}
 )
@@ -86,6 +89,10 @@ class Builder:
         node.fixed = self.fixed and op in _REMOVABLE
         self.nodes.append(node)
         infer(node)
+        if node.contradiction:
+            raise self.fail(f"its bottoms, blobs and parameters do not fit together: in {op}, {node.contradiction}")
+        for value in outputs:
+            self.limited(value.shape)
         return outputs
 
     def add_output(self, node: Node) -> Value:
@@ -100,7 +107,11 @@ class Builder:
             return item
         if isinstance(item, np.ndarray):
             return self.constant(item)
-        return self.constant(np.array(item, FLOAT if isinstance(item, float) else INT64))
+        if isinstance(item, float):
+            return self.constant(np.array(item, FLOAT))
+        if max(map(abs, item), default=0) > MOST + 1:
+            raise self.fail(f"a size or place among {list(item)} is larger than any blob")
+        return self.constant(np.array(item, INT64))
 
     def constant(self, array: Array) -> Value:
         """A constant that stands in no file."""
@@ -110,6 +121,25 @@ class Builder:
 
     def fill(self, shape: tuple[int, ...], value: float) -> Value:
         return self.constant(np.full(shape, value, FLOAT))
+
+    # -------------------------------------------------------------------------------------------------- parameters
+
+    def positive(self, **fields: float) -> None:
+        """Raises InputError where a field of the prototxt is not above 0, or not finite."""
+        for name, value in fields.items():
+            if not 0 < value < math.inf:
+                raise self.fail(f"{name} must be positive and is {value}")
+
+    def finite(self, **fields: float) -> None:
+        for name, value in fields.items():
+            if not math.isfinite(value):
+                raise self.fail(f"{name} is {value}")
+
+    def limited(self, shape: Shape | None) -> None:
+        """Raises InputError for a shape with a negative extent, or of more elements than Caffe can count."""
+        known = [extent for extent in shape or () if extent is not None]
+        if min(known, default=0) < 0 or max([math.prod(known), *known]) > MOST:
+            raise self.fail(f"a blob of {'×'.join(map(str, known))} elements is larger than any, or negative")
 
     # ------------------------------------------------------------------------------------------------------- blobs
 
@@ -122,6 +152,13 @@ class Builder:
             )
         if have != count:
             raise self.fail(f"the layer has {have} blobs where type {self.layer.type} with its parameters has {count}")
+
+    def want_axes(self, index: int, least: int) -> tuple[int, ...]:
+        """The shape of a blob. Raises InputError unless it has `least` axes and no extent is 0."""
+        shape = self.layer.blobs[index].shape
+        if len(shape) < least or 0 in shape:
+            raise self.fail(f"blob {index} has shape {shape} in the caffemodel; it needs {least} axes, and elements")
+        return shape
 
     def blob(self, index: int, fits: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None) -> Value:
         """The stored blob as a constant of `shape`, by default `fits`: what Caffe's parameter of that shape accepts."""

@@ -62,12 +62,12 @@ def _spread(b: Builder, factor: Value, axis: int) -> Value:
 
 def _blob(b: Builder, index: int, axis: int, shape: Shape) -> Value:
     """The stored blob, which fits `shape`, with extents 1 behind so that it broadcasts against the first bottom."""
-    stored = b.layer.blobs[index].shape
-    wanted = tuple(have if e is None else e for e, have in zip(shape, (1,) * len(shape) + stored, strict=False))
     if axis == 0 and shape[:1] == (None,):
         raise Unknown("a blob covers the batch, whose extent is not fixed")
-    if None in shape:
-        wanted = stored[-len(shape) :]
+    stored = b.layer.blobs[index].shape[-len(shape) :] if shape else ()
+    if len(stored) < len(shape):
+        raise b.fail(f"blob {index} has shape {stored} in the caffemodel and covers {len(shape)} axes")
+    wanted = tuple(have if e is None else e for e, have in zip(shape, stored, strict=True))
     rank = len(shape) + axis if b.x.shape is None else len(b.x.shape)
     behind = (1,) * (rank - axis - len(shape)) if shape else ()
     return b.blob(index, wanted, wanted + behind)
@@ -75,7 +75,7 @@ def _blob(b: Builder, index: int, axis: int, shape: Shape) -> Value:
 
 def _channelwise(b: Builder, with_bias: bool) -> Value:
     """Behind a blob of unknown rank: a BatchNormalization whose statistics do nothing, which broadcasts by itself."""
-    channels = b.layer.blobs[0].shape[-1:]
+    channels = b.want_axes(0, 1)[-1:]
     gamma, ones, zeros = b.blob(0, channels), b.fill(channels, 1.0), b.fill(channels, 0.0)
     beta = b.blob(1, channels) if with_bias else zeros
     return b.node("BatchNormalization", b.x, gamma, beta, zeros, ones, epsilon=0.0)

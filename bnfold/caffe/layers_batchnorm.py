@@ -140,6 +140,8 @@ def _normalize(b: Builder, recipe: Recipe) -> list[Value]:
     stored = {role: blob for role, blob in zip(recipe.order, b.layer.blobs, strict=True) if role != "unused"}
     sizes = {math.prod(blob.shape) for role, blob in stored.items() if role != "factor"}
     channels = max(sizes)
+    if "factor" in stored and math.prod(stored["factor"].shape) != 1:
+        raise b.fail(f"the factor of mean and variance has the shape {stored['factor'].shape}")
     known = None if shape is None else shape[1]
     if len(sizes) > 1 or (known is not None and known != channels):
         raise b.fail(f"the blobs have {sorted(sizes)} elements and blob {b.x.name} {shape} has {known} channels")

@@ -10,12 +10,14 @@ import math
 
 import numpy as np
 
-from ..graph import Value
+from ..graph import Array, Value
 from . import caffe_pb2 as pb
 from .builder import Builder, Unknown
 
 CORNER, CENTER_SIZE = (pb.PriorBoxParameter.CodeType.Value(name) for name in ("CORNER", "CENTER_SIZE"))
 MOST_ANCHORS = 1 << 22
+MOST_CLASSES = 1 << 16
+MOST_IMAGES = 1 << 10
 IGNORED = float(np.finfo(np.float32).min)
 
 
@@ -23,11 +25,14 @@ def prior_box(b: Builder) -> list[Value]:
     """(1, 2, 4·P): the anchors' corners relative to the image, and below them their variances. Only shapes are read."""
     p = b.param.prior_box_param
     height, width = (b.extent(b.x, i) for i in (2, 3))
+    b.positive(height=height, width=width)
+    b.finite(step_h=p.step_h, step_w=p.step_w, step=p.step, offset=p.offset)
     rows = p.img_h or p.img_size or b.extent(b.bottoms[1], 2)
     columns = p.img_w or p.img_size or b.extent(b.bottoms[1], 3)
     step_h, step_w = p.step_h or p.step, p.step_w or p.step
     if not (step_h and step_w):
         step_h, step_w = rows / height, columns / width
+    b.positive(img_h=rows, img_w=columns)
     sizes = np.array(_anchor_sizes(b, p), np.float32) / 2
     if height * width * len(sizes) > MOST_ANCHORS:
         raise b.fail(f"{height} x {width} places with {len(sizes)} anchors each are too many")
@@ -49,8 +54,13 @@ def _anchor_sizes(b: Builder, p: pb.PriorBoxParameter) -> list[tuple[float, floa
     """Width and height of each anchor at one place; SSD cuts the sizes to whole pixels."""
     if not p.min_size or (p.max_size and len(p.max_size) != len(p.min_size)):
         raise b.fail(f"PriorBox has {len(p.min_size)} min_size and {len(p.max_size)} max_size")
+    for size in p.min_size:
+        b.positive(min_size=size)
+    for size in p.max_size:
+        b.positive(max_size=size)
     ratios = [1.0]
     for ratio in p.aspect_ratio:
+        b.positive(aspect_ratio=ratio)
         if all(abs(ratio - known) >= 1e-6 for known in ratios):
             ratios += [ratio, 1 / ratio] if p.flip else [ratio]
     sizes = []
@@ -70,12 +80,17 @@ def detection_output(b: Builder) -> list[Value]:
     p = b.param.detection_output_param
     if len(b.bottoms) != 3 or (p.nms_param.HasField("eta") and p.nms_param.eta != 1):
         raise Unknown("this DetectionOutput (refined anchors, or adaptive suppression) has no description")
-    batch, priors = b.extent(b.x, 0), b.extent(b.bottoms[2], 2) // 4
+    batch, priors = _images(b), b.extent(b.bottoms[2], 2) // 4
+    b.positive(num_classes=p.num_classes, priors=priors)
+    if p.num_classes > MOST_CLASSES:
+        raise Unknown(f"{p.num_classes} classes are too many to be taken apart")
     locations = 1 if p.share_location else p.num_classes
     if b.known(b.x)[1:] != (priors * locations * 4,) or b.known(b.bottoms[1])[1:] != (priors * p.num_classes,):
         raise b.fail(
             f"{priors} anchors of {p.num_classes} classes do not fit the bottoms {b.x.shape} and {b.bottoms[1].shape}"
         )
+    if p.num_classes == 1 and p.background_label_id == 0:
+        raise b.fail("num_classes is 1, and that is the background")
     boxes = _decoded(b, p, batch, priors, locations)
     scores = b.node("Reshape", b.bottoms[1], [batch, priors, p.num_classes])
     scores = b.node("Transpose", scores, perm=[0, 2, 1])
@@ -154,6 +169,8 @@ def yolov3_detection_output(b: Builder) -> list[Value]:
         raise Unknown(f"suppression from an overlap of {p.nms_threshold} has no description")
     if not p.HasField("num_classes"):
         raise b.fail("Yolov3DetectionOutput needs num_classes")
+    b.positive(num_classes=p.num_classes, num_box=p.num_box)
+    _images(b)
     if len(b.bottoms) != p.mask_group_num:
         raise b.fail(
             f"the layer has {len(b.bottoms)} bottoms and mask_group_num {p.mask_group_num}; they must be equal"
@@ -180,17 +197,38 @@ def _yolo_cells(b: Builder, p: pb.Yolov3DetectionOutputParameter, level: int) ->
         raise Unknown(f"the versions of this layer differ for cells {x.shape} that are no square")
     if channels != p.num_box * (5 + p.num_classes):
         raise b.fail(f"{p.num_box} boxes of {p.num_classes} classes do not fit bottom {x.name} {x.shape}")
-    first = level * (len(p.mask) // p.mask_group_num)
-    anchors = np.array([p.biases[2 * m : 2 * m + 2] for m in p.mask[first : first + p.num_box]], np.float32)
+    if not 0 < channels * side * side <= MOST_ANCHORS:
+        raise b.fail(f"bottom {x.name} {x.shape} has no cells, or too many")
+    anchors = _yolo_anchors(b, p, level)
     cells = b.node("Reshape", x, [batch, p.num_box, 5 + p.num_classes, side * side])
     cells = b.node("Transpose", cells, perm=[0, 3, 1, 2])
     place, size, objectness, classes = b.nodes_of("Split", [cells, [2, 2, 1, p.num_classes]], 4, axis=3)
     grid = np.stack([np.tile(np.arange(side), side), np.arange(side).repeat(side)], axis=1)
     middle = b.node("Add", b.node("Sigmoid", place), grid[:, None].astype(np.float32))
-    half = b.node("Mul", b.node("Exp", size), anchors.reshape(p.num_box, 2) / (2 * side * p.anchors_scale[level]))
+    half = b.node("Mul", b.node("Exp", size), anchors / (2 * side * p.anchors_scale[level]))
     corners = _corners(b, b.node("Div", middle, float(side)), half)
     scores = b.node("Mul", b.node("Sigmoid", classes), b.node("Sigmoid", objectness))
     return b.node("Reshape", corners, [-1, 4]), b.node("Reshape", scores, [-1, p.num_classes])
+
+
+def _yolo_anchors(b: Builder, p: pb.Yolov3DetectionOutputParameter, level: int) -> Array:
+    """Width and height of the boxes (num_box, 2) of one bottom."""
+    first = level * (len(p.mask) // p.mask_group_num)
+    mask = p.mask[first : first + p.num_box]
+    if len(mask) < p.num_box or max(mask) >= len(p.biases) // 2:
+        raise b.fail(f"mask {list(p.mask)} does not choose {p.num_box} of {len(p.biases) // 2} biases for each bottom")
+    if level >= len(p.anchors_scale):
+        raise b.fail(f"the layer has {len(b.bottoms)} bottoms and {len(p.anchors_scale)} anchors_scale")
+    b.positive(anchors_scale=p.anchors_scale[level])
+    return np.array([p.biases[2 * m : 2 * m + 2] for m in mask], np.float32)
+
+
+def _images(b: Builder) -> int:
+    """The images of the batch, each of which takes nodes of its own. Raises Unknown where they are very many."""
+    batch = b.extent(b.x, 0)
+    if not 0 < batch <= MOST_IMAGES:
+        raise Unknown(f"the detections of {batch} images are not taken apart")
+    return batch
 
 
 def _corners(b: Builder, middle: Value, half: Value) -> Value:

@@ -44,7 +44,7 @@ def prelu(b: Builder) -> list[Value]:
     rank = len(b.dims(b.x))
     if not 2 <= rank <= 4:
         raise b.fail(f"a PReLU needs 2 to 4 axes and blob {b.x.name} has shape {b.x.shape}")
-    channels = b.dims(b.x)[1] or b.layer.blobs[0].shape[-1]
+    channels = b.dims(b.x)[1] or b.want_axes(0, 1)[-1]
     return [b.node("PRelu", b.x, b.blob(0, (channels,), (channels, *(1,) * (rank - 2))))]
 
 
@@ -79,13 +79,15 @@ def exp(b: Builder) -> list[Value]:
     """base^(scale·x + shift), as Caffe has it: outer·exp(inner·x)."""
     p = b.param.exp_param
     log_base = 0.0 if p.base == 1 else _log_base(b, p.base)
-    outer = math.exp(log_base * p.shift)
+    b.finite(base=p.base, scale=p.scale, shift=p.shift)
+    outer = float(np.exp(log_base * p.shift))
     return [scaled(b, b.node("Exp", scaled(b, b.x, log_base * p.scale)), outer)]
 
 
 def log(b: Builder) -> list[Value]:
     """log_base(scale·x + shift)."""
     p = b.param.log_param
+    b.finite(base=p.base, scale=p.scale, shift=p.shift)
     y = b.node("Log", shifted(b, scaled(b, b.x, p.scale), p.shift))
     return [scaled(b, y, 1 / _log_base(b, p.base))]
 
@@ -94,7 +96,7 @@ def _log_base(b: Builder, base: float) -> float:
     """The logarithm of the base; -1 stands for e."""
     if base == -1:
         return 1.0
-    if base <= 0 or base == 1:
+    if not 0 < base < math.inf or base == 1:
         raise b.fail(f"the base must be positive and not 1, or -1 for e, and is {base}")
     return math.log(base)
 
@@ -134,6 +136,7 @@ def eltwise_in_place(layer: Layer) -> bool:
 def axpy(b: Builder) -> list[Value]:
     """a[n, c]·x + y."""
     a, x, y = b.bottoms
-    channels = b.dims(a)[:2]
-    rank = len(b.dims(x))
+    channels, rank = b.dims(a)[:2], len(b.dims(x))
+    if rank < 2 or len(channels) < 2:
+        raise b.fail(f"type Axpy needs channels and {a.name} has shape {a.shape}, {x.name} {x.shape}")
     return [b.node("Add", b.node("Mul", b.reshape(a, (*channels, *(1,) * (rank - 2))), x), y)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..graph import Value
-from ..shapes_layout import product
+from ..shapes_check import product
 from .builder import INT64, Builder, Unknown
 
 MOST_TAPS = 4096
@@ -50,8 +50,8 @@ def window(b: Builder, rank: int) -> Window:
         values("pad", "pad_h", "pad_w", p.pad, 0),
         each("dilation", p.dilation, 1),
     )
-    if min(found.kernel + found.stride + found.dilation, default=1) < 1:
-        raise b.fail("kernel, stride and dilation must be positive")
+    for extents in zip(found.kernel, found.stride, found.dilation, strict=True):
+        b.positive(**dict(zip(("kernel_size", "stride", "dilation"), extents, strict=True)))
     return found
 
 
@@ -68,19 +68,21 @@ def depthwise(b: Builder) -> list[Value]:
     b.want_blobs(1 + b.param.convolution_param.bias_term)
     shape = b.x.shape
     channels = shape[1] if shape is not None and len(shape) > 1 else None
-    return _convolve(b, channels or b.layer.blobs[0].shape[0], transposed=False)
+    return _convolve(b, channels or b.want_axes(0, 3)[0], transposed=False)
 
 
 def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     p = b.param.convolution_param
     b.want_blobs(1 + p.bias_term)
+    b.positive(num_output=p.num_output, group=groups)
+    stored = b.want_axes(0, 3)
     b.same_shapes()
     if len(b.layer.tops) != len(b.bottoms):
         raise b.fail(f"the layer has {len(b.bottoms)} bottoms and {len(b.layer.tops)} tops")
     axis = p.axis if b.x.shape is None and p.axis > 0 else b.axis(b.x, p.axis)
     if axis != 1 or p.axis < 0:
         b.dims(b.x)
-    rank = (len(b.layer.blobs[0].shape) if b.x.shape is None else len(b.x.shape) - axis + 1) - 2
+    rank = (len(stored) if b.x.shape is None else len(b.x.shape) - axis + 1) - 2
     if rank < 1:
         raise b.fail(f"type {b.layer.type} along axis {axis} needs spatial axes, and {b.x.name} has shape {b.x.shape}")
     taps = window(b, rank)
@@ -101,9 +103,9 @@ def _parameters(b: Builder, axis: int, groups: int, taps: Window, transposed: bo
     p = b.param.convolution_param
     stored, outs = b.layer.blobs[0].shape, p.num_output
     known = None if b.x.shape is None else b.x.shape[axis]
-    guess = stored[0] if transposed else (stored[1] if len(stored) > 1 else 1) * groups
+    guess = stored[0] if transposed else stored[1] * groups
     ins = guess if known is None else known
-    if not groups or not outs or ins % groups or outs % groups:
+    if not ins or ins % groups or outs % groups:
         raise b.fail(f"{ins} input and {outs} output channels do not divide into {groups} groups")
     first, second = (ins, outs) if transposed else (outs, ins)
     weight = b.blob(0, (first, second // groups, *taps.kernel))
@@ -114,6 +116,8 @@ def _check_extents(b: Builder, x: Value, axis: int, taps: Window, transposed: bo
     """Raises InputError where no position of the window is left."""
     if x.shape is None:
         return
+    if len(x.shape) - axis - 1 != len(taps.kernel):
+        raise b.fail(f"{x.name} has shape {x.shape} and the window {len(taps.kernel)} axes")
     for extent, kernel, stride, pad, dilation in zip(x.shape[axis + 1 :], *taps, strict=True):
         reach = dilation * (kernel - 1) + 1
         if extent is None:
@@ -127,13 +131,14 @@ def _check_extents(b: Builder, x: Value, axis: int, taps: Window, transposed: bo
 def inner_product(b: Builder) -> list[Value]:
     p = b.param.inner_product_param
     b.want_blobs(1 + p.bias_term)
+    b.positive(num_output=p.num_output)
     if b.x.shape is None and p.axis != 1:
         raise Unknown(f"the rank of blob {b.x.name} is not known")
     axis = 1 if b.x.shape is None else b.axis(b.x, p.axis)
     features = None if b.x.shape is None else product(b.x.shape[axis:])
     if features is None:
         stored = b.layer.blobs[0].shape
-        features = (product(stored) or 0) // max(p.num_output, 1)
+        features = (product(stored) or 0) // p.num_output
     shape = (features, p.num_output) if p.transpose else (p.num_output, features)
     weight = b.blob(0, shape)
     bias = b.blob(1, (p.num_output,)) if p.bias_term else None
@@ -145,6 +150,7 @@ def inner_product(b: Builder) -> list[Value]:
 def embed(b: Builder) -> list[Value]:
     p = b.param.embed_param
     b.want_blobs(1 + p.bias_term)
+    b.positive(input_dim=p.input_dim, num_output=p.num_output)
     index = b.node("Cast", b.x, to=7)
     y = b.node("Gather", b.blob(0, (p.input_dim, p.num_output)), index, axis=0)
     return [b.node("Add", y, b.blob(1, (p.num_output,))) if p.bias_term else y]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Value
-from ..shapes_layout import product
+from ..shapes_check import product
 from .builder import Builder, Unknown
 
 MOST_STEPS = 4096
@@ -29,6 +29,8 @@ class _Steps:
             raise b.fail(f"type {b.layer.type} of {p.num_output} outputs has {ends}")
         b.want_blobs(blobs + self.static)
         self.b, self.size, self.exposed = b, p.num_output, bool(hidden)
+        if len(b.dims(b.x)) < 2:
+            raise b.fail(f"type {b.layer.type} needs steps and sequences and {b.x.name} has shape {b.x.shape}")
         self.count, self.batch = b.known(b.x)[:2]
         if not 1 <= self.count <= MOST_STEPS:
             raise Unknown(f"{self.count} steps cannot be unrolled")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ..graph import Shape, Value
-from ..shapes_layout import product
+from ..shapes_check import product
 from . import caffe_pb2 as pb
 from .builder import Builder, Unknown
 from .layers_linear import index_of
@@ -39,7 +39,7 @@ def concat(b: Builder) -> list[Value]:
 def _joins(a: Shape, b: Shape, axis: int) -> bool:
     if len(a) != len(b):
         return False
-    return all(p == q or None in (p, q) for i, (p, q) in enumerate(zip(a, b, strict=True)) if i != axis)
+    return all(_may_be(p, q) for i, (p, q) in enumerate(zip(a, b, strict=True)) if i != axis)
 
 
 def is_alone(layer: Layer) -> bool:
@@ -102,7 +102,7 @@ def _inferred(b: Builder, shape: Shape, full: list[int | None]) -> list[int | No
         raise Unknown(f"the shape of blob {b.x.name} is not fixed")
     if -1 in full and rest and have % rest == 0:
         full[full.index(-1)] = have // rest
-    elif have != rest:
+    elif have != rest or -1 in full:
         raise b.fail(f"blob {b.x.name} {shape} does not reshape into {full}")
     return full
 
@@ -131,8 +131,7 @@ def crop(b: Builder) -> list[Value]:
 def tile(b: Builder) -> list[Value]:
     p = b.param.tile_param
     axis = b.axis(b.x, p.axis)
-    if p.tiles < 1:
-        raise b.fail(f"tiles is {p.tiles}")
+    b.positive(tiles=p.tiles)
     return [b.node("Tile", b.x, [p.tiles if i == axis else 1 for i in range(len(b.dims(b.x)))])]
 
 
@@ -152,9 +151,10 @@ def shares_permuted(layer: Layer) -> bool:
 
 def shuffle_channel(b: Builder) -> list[Value]:
     groups = b.param.shuffle_channel_param.group
+    b.positive(group=groups)
     n, _, *space = b.rank4(b.x)
     channels = b.extent(b.x, 1)
-    if not groups or channels % groups:
+    if channels % groups:
         raise b.fail(f"{channels} channels do not divide into {groups} groups")
     apart = b.reshape(b.x, (n, groups, channels // groups, *space))
     return [b.reshape(b.node("Transpose", apart, perm=[0, 2, 1, 3, 4]), (n, channels, *space))]
@@ -166,8 +166,9 @@ def reorg(b: Builder) -> list[Value]:
     if p.reverse:
         raise Unknown("Reorg in reverse has no description")
     s = p.stride
+    b.positive(stride=s)
     n, c, h, w = b.rank4(b.x)[0], *(b.extent(b.x, i) for i in (1, 2, 3))
-    if not s or c % (s * s) or h % s or w % s:
+    if c % (s * s) or h % s or w % s:
         raise b.fail(f"stride {s} does not divide {b.x.name} {b.x.shape}")
     blocks = b.node("Reshape", b.x, [-1 if n is None else n, c // (s * s), h, s, w, s])
     gathered = b.node("Transpose", blocks, perm=[0, 3, 5, 1, 2, 4])
@@ -189,10 +190,14 @@ def filter_(b: Builder) -> list[Value]:
     if len(b.layer.tops) != len(items) or any(e not in (1, None) for e in b.dims(selector)[1:]):
         raise b.fail(f"Filter takes {len(items)} tops and a selector (N, 1, ...), which {selector.shape} is not")
     for x in items:
-        if None not in (b.dims(x)[0], b.dims(selector)[0]) and b.dims(x)[0] != b.dims(selector)[0]:
+        if not all(map(b.dims, (x, selector))) or not _may_be(b.dims(x)[0], b.dims(selector)[0]):
             raise b.fail(f"the selector {selector.shape} does not go with {x.name} {x.shape}")
     chosen = b.node("Cast", b.node("Reshape", selector, [-1]), to=9)
     return [b.node("Compress", x, chosen, axis=0) for x in items]
+
+
+def _may_be(a: int | None, b: int | None) -> bool:
+    return a == b or None in (a, b)
 
 
 def softmax(b: Builder) -> list[Value]:

@@ -53,8 +53,8 @@ def _pool(b: Builder, p: pb.PoolingParameter) -> Pool | None:
         if pad != (0, 0) or stride != (1, 1):
             raise b.fail("global pooling takes pad 0 and stride 1")
         return None
-    if min(kernel) < 1 or min(stride) < 1:
-        raise b.fail(f"the window {kernel} and its stride {stride} must be positive")
+    for extents in zip(kernel, stride, strict=True):
+        b.positive(**dict(zip(("kernel_size", "stride"), extents, strict=True)))
     return Pool(p.pool, kernel, stride, pad, p.round_mode == FLOOR or not p.ceil_mode)
 
 
@@ -201,8 +201,7 @@ def _interp_size(b: Builder, p: pb.InterpParameter, size: list[int]) -> list[int
         if len(b.bottoms) == 2:
             return [b.extent(b.bottoms[1], i) for i in (2, 3)]
         raise b.fail("Interp needs a size, a factor, or a second bottom")
-    if p.shrink_factor < 1 or p.zoom_factor < 1:
-        raise b.fail("shrink_factor and zoom_factor must be positive")
+    b.positive(shrink_factor=p.shrink_factor, zoom_factor=p.zoom_factor)
     size = [(extent - 1) // p.shrink_factor + 1 for extent in size]
     return [extent + (extent - 1) * (p.zoom_factor - 1) for extent in size]
 
@@ -218,6 +217,7 @@ def _resized(b: Builder, x: Value, size: list[int], **attributes: str) -> Value:
 def upsample(b: Builder) -> list[Value]:
     """With a pooling mask as second bottom each value goes back to where it was (SegNet), else it is repeated."""
     p = b.param.upsample_param
+    b.positive(scale=p.scale)
     b.rank4(b.x)
     if len(b.bottoms) == 2:
         return [_unpooled(b, p)]
@@ -241,6 +241,8 @@ def _unpooled(b: Builder, p: pb.UpsampleParameter) -> Value:
     factor = int(p.scale) if p.HasField("scale") else 2
     rows, columns = (p.scale_h or factor, p.scale_w or factor)
     size = p.upsample_h or height * rows - p.pad_out_h, p.upsample_w or width * columns - p.pad_out_w
+    if min(size) < 1:
+        raise b.fail(f"{b.x.name} {b.x.shape} cannot be brought to {size} by scale, upsample_h and _w, and pad_out")
     plane = [n, channels, -1]
     empty = b.node("Expand", 0.0, [n, channels, size[0] * size[1]])
     places = b.node("Cast", b.node("Reshape", b.bottoms[1], plane), to=7)
@@ -250,9 +252,8 @@ def _unpooled(b: Builder, p: pb.UpsampleParameter) -> Value:
 
 def roi_pooling(b: Builder) -> list[Value]:
     p = b.param.roi_pooling_param
-    if not (p.pooled_h and p.pooled_w):
-        raise b.fail("ROIPooling needs pooled_h and pooled_w")
+    b.positive(pooled_h=p.pooled_h, pooled_w=p.pooled_w)
     rois = b.bottoms[1]
     if rois.shape is not None and len(rois.shape) != 2:
-        rois = b.reshape(rois, (rois.shape[0], 5))
+        rois = b.reshape(rois, (*rois.shape[:1], 5))
     return [b.node("MaxRoiPool", b.x, rois, pooled_shape=[p.pooled_h, p.pooled_w], spatial_scale=p.spatial_scale)]

@@ -58,7 +58,8 @@ def lower(
     every input is left open. `bn_order` names the blobs of BatchNorm layers whose order the file leaves open.
     Raises InputError, with file and layer, for a net that Caffe would refuse or that it computes by accident only.
     """
-    return _Lowering(net, opset, dict(inputs or {}), dynamic_batch, bn_order or "").run()
+    with np.errstate(all="ignore"):  # parameters of any magnitude are taken
+        return _Lowering(net, opset, dict(inputs or {}), dynamic_batch, bn_order or "").run()
 
 
 class _Lowering:
@@ -131,8 +132,6 @@ class _Lowering:
         nodes = len(self.result.graph.nodes)
         try:
             tops = _separate(builder, row.describe(builder))
-        except (ArithmeticError, LookupError, ValueError) as error:  # parameters out of all bounds
-            raise builder.fail(f"the layer's parameters or blobs make no sense as {layer.type}: {error}") from error
         except Unknown as reason:
             for node in self.result.graph.nodes[nodes:]:
                 for value in node.inputs:
@@ -157,6 +156,7 @@ class _Lowering:
             shape = self.shapes.get(name, value.shape)
             if shape and self.dynamic and name not in self.shapes:
                 shape = (None, *shape[1:])
+            builder.limited(shape)
             tops.append(self.result.graph.add_input(Value(name, shape, np.dtype(np.float32))))
         return tops
 

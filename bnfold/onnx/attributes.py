@@ -32,22 +32,18 @@ _FIELD_OF_TYPE = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9, 9: 10, 10: 11,
 _REPEATED = {7, 8, 9, 10, 11, 15, 23}
 _GRAPHS = {6, 11}
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("auto_pad", "mode", "coordinate_transformation_mode", "nearest_mode", "equation"), (str,)),
-    **dict.fromkeys(("group", "transA", "transB", "ceil_mode", "count_include_pad", "storage_order"), (int,)),
-    **dict.fromkeys(("keepdims", "is_test", "spatial", "training_mode", "noop_with_empty_axes", "axis"), (int,)),
-    **dict.fromkeys(
-        ("blocksize", "block_size", "batch_dims", "allowzero", "to", "broadcast", "num_outputs", "start", "end"), (int,)
-    ),
-    **dict.fromkeys(("pads", "strides", "dilations", "kernel_shape", "output_padding", "output_shape"), (tuple,)),
-    **dict.fromkeys(("perm", "axes", "starts", "ends", "steps", "split", "paddings", "scales", "value_ints"), (tuple,)),
-    **dict.fromkeys(("alpha", "epsilon", "beta", "momentum", "value_float"), (float,)),
-    "value": (float,),
-    "shape": (tuple,),
-    "value_floats": (tuple,),
-    "value_int": (int,),
+_NAMES: dict[tuple[type, ...], str] = {
+    (str,): "auto_pad mode coordinate_transformation_mode nearest_mode equation keep_aspect_ratio_policy direction",
+    (int,): "group transA transB ceil_mode count_include_pad storage_order keepdims is_test spatial training_mode "
+    "noop_with_empty_axes axis blocksize block_size batch_dims allowzero to dtype broadcast num_outputs start end k "
+    "hidden_size layout output_height output_width value_int",
+    (float,): "alpha epsilon beta momentum value value_float",
+    (tuple, int): "pads strides dilations kernel_shape output_padding output_shape perm axes starts ends steps split "
+    "paddings shape pooled_shape value_ints",
+    (tuple, float): "scales value_floats",
 }
-"""The types of attributes on which the reading of standard operators relies."""
+_KINDS = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+"""The types of attributes on which the reading of standard operators relies; of a list also that of its elements."""
 
 
 def read(data: Buffer, parts: Sequence[Field], graph: Callable[[Field], Any], graphs: list[Any]) -> Mapping[str, Any]:
@@ -71,9 +67,15 @@ def mistyped(op: str, attributes: Mapping[str, Any]) -> str:
     """The name of an attribute whose type is not what the standard operator `op` has under this name, or ""."""
     for name, value in attributes.items():
         expected = (StoredTensor,) if name == "value" and op.startswith("Constant") else _KINDS.get(name)
-        if expected is not None and not isinstance(value, (*expected, Reference)):
+        if expected is not None and not isinstance(value, Reference) and not _is(value, expected):
             return name
     return ""
+
+
+def _is(value: Any, kind: tuple[type, ...]) -> bool:
+    if not isinstance(value, kind[0]):
+        return False
+    return not isinstance(value, tuple) or all(isinstance(item, kind[1]) for item in value)
 
 
 def _attribute(data: Buffer, at: Field, graph: Callable[[Field], Any], graphs: list[Any]) -> tuple[str, Any]:

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
 from ..graph import Array, Node, Tensor
 from ..shapes_values import slice_arguments, slice_indices
 
 LARGEST = 1 << 30
 """An expression with more work than this, in elements over all its nodes, is not taken for a constant."""
+MADE = 1 << 24
+"""An expression of more elements than this, and than any of its inputs, has made up extents."""
 KEPT = 1 << 16
 """Results of up to this many elements are kept, so that long chains of small expressions stay cheap."""
 
@@ -104,14 +105,13 @@ def _meaning(node: Node, dtype: np.dtype[Any]) -> Compute | None:
 class Expressions:
     """Makes constants of nodes over constants, and remembers how much work each of them stands for."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self) -> None:
         self.work: dict[Tensor, int] = {}
 
     def tensor(self, node: Node) -> Tensor | None:
         """What `node`, all of whose inputs are constants, computes; None where that cannot be told.
 
-        It has one output, whose shape and type have been inferred.
+        It has one output, whose shape and type have been inferred, so that its inputs are known to fit together.
         """
         tensors = [value.tensor for value in node.inputs if value is not None and value.tensor is not None]
         target, shape = node.outputs[0], node.outputs[0].shape
@@ -120,8 +120,9 @@ class Expressions:
             return None
         extents = _known(node)
         size = math.prod(extents)
-        work = size + sum(self.work.get(tensor, 0) for tensor in tensors)
-        if work > LARGEST:
+        work = math.prod(extent or 1 for extent in extents) + sum(self.work.get(tensor, 0) for tensor in tensors)
+        grown = size > max(MADE, *(math.prod(tensor.shape) for tensor in tensors))
+        if work > LARGEST or grown:
             return None
         found = Tensor(node, extents, target.dtype, self._loader(node, compute, tensors, extents, size <= KEPT))
         self.work[found] = size if size <= KEPT else work
@@ -135,13 +136,9 @@ class Expressions:
         def load() -> Array:
             if kept:
                 return kept[0]
-            try:
-                with np.errstate(all="ignore"):
-                    array = compute(node, [tensor.load() for tensor in given])
-                    array = array.astype(node.outputs[0].dtype, copy=False).reshape(shape)
-            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-                what = f"the constants of {node.op} {node.name!r} do not fit together ({error})"
-                raise InputError(what, where=self.where) from None
+            with np.errstate(all="ignore"):
+                array = compute(node, [tensor.load() for tensor in given])
+                array = array.astype(node.outputs[0].dtype, copy=False).reshape(shape)
             if keep:
                 kept.append(array)
             return array

@@ -29,8 +29,16 @@ from .types import read_type
 OVERRIDABLE = ("overridable", "it is an input with a default that callers may override; --freeze takes the default")
 QUANTISED = ("quantised", "fold before quantising")
 UNREADABLE = ("dtype", "")
-_LEAST = dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Pow", "PRelu"), 2)
-_LEAST |= {"BatchNormalization": 5, "Constant": 0, "RandomNormal": 0, "RandomUniform": 0}
+MANY = 1 << 31
+_COUNTS = {
+    (0, 0): "Constant RandomNormal RandomUniform",
+    (1, 1): "Abs Cast Exp Flatten Identity LeakyRelu Neg Reciprocal Relu Shape Sqrt Transpose",
+    (2, 2): "Add CastLike Div Gather MatMul Mul Pow PRelu Sub",
+    (2, 3): "Conv ConvTranspose Gemm",
+    (5, 5): "BatchNormalization",
+}
+_INPUTS = {op: counts for counts, ops in _COUNTS.items() for op in ops.split()}
+"""How few and how many inputs an operator has, where it matters; others have at least one."""
 
 
 @dataclass(eq=False, slots=True)
@@ -65,7 +73,7 @@ class Builder:
         self.tensors = tensors
         self.freeze = freeze
         self.where = model.data.where
-        self.expressions = Expressions(self.where)
+        self.expressions = Expressions()
         self.functions = {(f.domain, f.name) for f in model.functions}
         self.scopes: list[Scope] = []
 
@@ -216,9 +224,9 @@ class Builder:
 
     def _check(self, node: Node, stored: StoredNode) -> None:
         """Refuse a standard operator without the inputs, outputs or types of attributes that it always has."""
-        least = _LEAST.get(node.op, 1)
-        if len(node.inputs) < least or None in node.inputs[:least]:
-            raise self._fault(f"has {len(node.inputs)} inputs and needs {least}", stored)
+        least, most = _INPUTS.get(node.op, (1, MANY))
+        if not least <= len(node.inputs) <= most or None in node.inputs[:least]:
+            raise self._fault(f"has {len(node.inputs)} inputs and needs {least} {_upto(least, most)}".rstrip(), stored)
         if not node.outputs:
             raise self._fault("has no output", stored)
         name = mistyped(node.op, stored.attributes)
@@ -235,7 +243,7 @@ class Builder:
             tensor = self._literal(node)
         elif any(known) and all(is_constant or slot in blind for slot, is_constant in enumerate(known)):
             infer(node)
-            tensor = self.expressions.tensor(node)
+            tensor = None if node.contradiction else self.expressions.tensor(node)
         else:
             return False
         if tensor is not None:
@@ -254,6 +262,10 @@ class Builder:
             return value
         sparse = node.attributes.get("sparse_value")
         return self.tensors.sparse(sparse, node) if isinstance(sparse, StoredSparse) else None
+
+
+def _upto(least: int, most: int) -> str:
+    return "" if most == least else "or more" if most == MANY else f"to {most}"
 
 
 def _connect(node: Node) -> None:

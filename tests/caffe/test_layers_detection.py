@@ -196,8 +196,8 @@ def test_a_batch_without_yolo_detections_has_a_row_for_each_image(tmp_path: Path
         (YOLO.replace("num_classes: 3", ""), "needs num_classes"),
         (YOLO.replace("mask_group_num: 2", "mask_group_num: 3"), "2 bottoms and mask_group_num 3"),
         (YOLO.replace("num_classes: 3", "num_classes: 4"), "2 boxes of 4 classes do not fit bottom coarse"),
-        (YOLO.replace("mask: 3", "mask: 9"), "make no sense"),
-        (YOLO.replace("anchors_scale: 8", ""), "make no sense"),
+        (YOLO.replace("mask: 3", "mask: 9"), r"mask \[2, 9, 0, 1\] does not choose 2 of 4 biases"),
+        (YOLO.replace("anchors_scale: 8", ""), "2 bottoms and 1 anchors_scale"),
         (YOLO.replace("nms_threshold: 0.4", "nms_threshold: 0"), "from an overlap of 0.0 has no description"),
     ],
 )

@@ -60,7 +60,9 @@ def shapes(layer: Layer, bottoms: Sequence[Value]) -> list[Shape]:
 
 
 def guesses(layer: Layer, bottoms: Sequence[Value]) -> list[Any]:
-    """What a layer without description is taken to give: what it reads."""
+    """What a layer without description is taken to give: what it reads, or regions of an image."""
+    if layer.type == "Python":
+        return [(1, 5)] * len(layer.tops)
     return [value.shape for value in bottoms[:1]] * len(layer.tops)
 
 

@@ -46,7 +46,7 @@ class Net:
         outputs = [Value(f"{name}_{i}") for i in range(tops)]
         node = self.graph.add_node(op, values, outputs, attributes, origin=object(), name=name, version=version)
         infer(node)
-        if any(v.shape is None or any(e is not None and e < 1 for e in v.shape) for v in outputs):
+        if any(v.shape is None or 0 in v.shape for v in outputs) or not windowed(node):
             self.undo(node)
             raise Impossible
         return outputs[0] if tops == 1 else tuple(outputs)
@@ -85,6 +85,16 @@ def only(net: Net) -> Decision:
 def ramp(*shape: int, start: float = 0.5, step: float = 0.25) -> Float64:
     """Different positive numbers of a shape."""
     return start + step * np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+
+
+def windowed(node: Node) -> bool:
+    """Whether a convolution or pooling has a window left along each axis of which the extent is known."""
+    before, after = node.inputs[0], node.outputs[0]
+    if node.op not in ("AveragePool", "Conv", "ConvTranspose", "MaxPool"):
+        return True
+    assert before is not None
+    pairs = zip((before.shape or ())[2:], (after.shape or ())[2:], strict=False)
+    return all(new is not None or old is None for old, new in pairs)
 
 
 def extents(value: Value) -> Shape:

@@ -228,7 +228,7 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "rest of Concat forgotten": swap(rearrange, "placed", lambda right: lambda array, *rest: array),
     "offset of a piece": swap(rearrange, "split_part", lambda right: lambda node, axis, index: right(node, axis, 0)),
     "order of a Gather ignored": moved("Gather", up=lambda node, _, results, __: [results[0][:, ::-1]]),
-    "Reshape keeps the channels": rule("Reshape", up=carry.same, down=carry.same_down),
+    "order of a Reshape ignored": moved("Reshape", up=lambda _, __, results, ___: [np.flip(results[0])]),
     "Transpose not inverted": rule("Transpose", up=rearrange.transposed_down),
     "Transpose inverted down": rule("Transpose", down=rearrange.transposed),
     "axes of pooling ignored": swap(carry, "flat", lambda right: lambda *args: None),
