@@ -13,10 +13,11 @@ import sys
 
 from . import __version__
 from .errors import BnfoldError, UsageError
+from .printable import printable
 
 TYPE_CHECKING = False  # as in `typing`, which takes as long to load as all that is loaded here
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import Any, NoReturn
 
@@ -53,11 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at exit
         return 141
     except Exception as error:  # the last resort: no traceback for what a user cannot mend
-        if debug:
-            raise
-        print(f"bnfold: a fault of bnfold itself: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  hint: please report it with the model's graph and the output of --debug", file=sys.stderr)
-        return 70
+        return _own_fault(error, debug=debug)
     return 0
 
 
@@ -123,7 +120,7 @@ def _export(words: Sequence[str]) -> None:
     options = pipeline.Options(given.phase, tuple(given.stage), given.level, bn_blobs=given.bn_blobs)
     result = pipeline.export(given.prototxt, given.caffemodel, given.out, options, **how)
     for path, size in result.files.items():
-        print(f"{path}  {size:,} bytes")
+        print(printable(f"{path}  {size:,} bytes"))
 
 
 # ---------------------------------------------------------------------------------------------------------- arguments
@@ -222,3 +219,24 @@ def _write(name: str, text: str, *, for_good: bool = True) -> None:
 def _fault(error: BnfoldError) -> int:
     print(f"bnfold: {error}", file=sys.stderr)
     return error.status
+
+
+def _own_fault(error: Exception, *, debug: bool) -> int:
+    for line in _traceback(error) if debug else ():
+        print(printable(line), file=sys.stderr)
+    print(printable(f"bnfold: a fault of bnfold itself: {type(error).__name__}: {error}"), file=sys.stderr)
+    if not debug:
+        print("  hint: please report it with the model's graph and the output of --debug", file=sys.stderr)
+    return 70
+
+
+def _traceback(error: BaseException) -> Iterator[str]:
+    """Its lines, each cause before what it led to; a message is one line, since it may hold names from files."""
+    import traceback
+
+    if cause := error.__cause__ or error.__context__:
+        yield from _traceback(cause)
+        yield f"{type(cause).__name__}: {cause}"
+    yield "Traceback (most recent call last):"
+    for part in traceback.format_tb(error.__traceback__):
+        yield from part.splitlines()

@@ -13,13 +13,18 @@ The number is the exit status of the command line. A PostconditionError is none 
 
 from __future__ import annotations
 
+from .printable import printable
+
 TYPE_CHECKING = False  # as in `typing`, which takes as long to load as all else at the start
 if TYPE_CHECKING:
     from typing import ClassVar
 
 
 class BnfoldError(Exception):
-    """A fault told for people: `what` is wrong, `where` (file, layer, blob), and a `hint` how to mend it."""
+    """A fault told for people: `what` is wrong, `where` (file, layer, blob), and a `hint` how to mend it.
+
+    The attributes hold names as they are; `str` escapes what is not printable in them.
+    """
 
     status: ClassVar[int] = 3
 
@@ -30,9 +35,9 @@ class BnfoldError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
-        mend = f"\n  hint: {self.hint}" if self.hint else ""
-        return f"{place}{self.what}{mend}"
+        place = f"{printable(self.where)}: " if self.where else ""
+        mend = f"\n  hint: {printable(self.hint)}" if self.hint else ""
+        return f"{place}{printable(self.what)}{mend}"
 
 
 class VerificationError(BnfoldError):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from . import __version__
+from .printable import printable
 from .records import SCHEMA, Decision, Refusal
 
 if TYPE_CHECKING:
@@ -223,12 +224,21 @@ def _size(size: int) -> str:
 
 
 def write_text(tables: Iterable[Table], stream: TextIO) -> None:
-    """Tables on a terminal in its width and with emphasis, else as plain lines in which no name is cut."""
+    """Tables on a terminal in its width and with emphasis, else as plain lines in which no name is cut.
+
+    What is not printable in a cell or a heading is escaped here.
+    """
+    told = map(_printable, tables)
     if stream.isatty():
-        _write_rich(tables, stream)
+        _write_rich(told, stream)
         return
-    for table in tables:
+    for table in told:
         stream.write("\n".join([*_plain(table), ""]))
+
+
+def _printable(table: Table) -> Table:
+    rows = [list(map(printable, row)) for row in table.rows]
+    return Table(printable(table.heading), list(map(printable, table.columns)), rows)
 
 
 def _plain(table: Table) -> Iterator[str]:
@@ -255,7 +265,7 @@ def _write_rich(tables: Iterable[Table], stream: TextIO) -> None:
             box=box.SIMPLE_HEAD if table.columns else None, show_header=bool(table.columns), pad_edge=True
         )
         for column in table.columns or [""]:
-            shown.add_column(column, overflow="fold")
+            shown.add_column(Text(column), overflow="fold")
         for row in table.rows:
             shown.add_row(*map(Text, row))
         if table.rows:

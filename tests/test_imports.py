@@ -56,7 +56,8 @@ def test_public_names() -> None:
 
 
 LAYERS = [
-    {"errors", "wire"},
+    {"printable", "wire"},
+    {"errors"},
     {"affine", "graph", "files"},
     {"records"},
     {"document"},
