@@ -144,9 +144,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_caffe_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--phase", choices=["TEST", "TRAIN"], default="TEST", help="the net's phase (default: TEST)")
+    parser.add_argument("--phase", choices=["TEST", "TRAIN"], help="the net's phase (default: TEST)")
     parser.add_argument("--stage", action="append", default=[], metavar="S", help="a stage of the net's state")
-    parser.add_argument("--level", type=int, default=0, metavar="N", help="the level of the net's state")
+    parser.add_argument("--level", type=int, metavar="N", help="the level of the net's state")
     parser.add_argument(
         "--bn-blobs", metavar="ORDER", help="the order of a BatchNorm's blobs, where the file leaves it open"
     )

@@ -35,17 +35,19 @@ Source: TypeAlias = "PathLike | Sequence[PathLike]"
 class Options:
     """How a model is read, and what is asked of the result.
 
-    `phase` ("TEST" or "TRAIN"), `stages`, `level`: which layers of a Caffe net are active. `bn_blobs`: the order of
-    the blobs of BatchNorm layers, where the file leaves it open. `keep`: values that keep name and content. `freeze`:
-    take initializers that are also inputs of an ONNX model (IR version 4 or later) for constants. `strict`: a
-    BatchNorm that stays is an error. `verify`: prove the result before it is put in place. `onnx`: write the folded
-    Caffe net as ONNX too. `in_place`: the result may replace the model that was read. Raises UsageError for another
-    phase, and for a text where a tuple of names is needed.
+    `phase` ("TEST" or "TRAIN"; None is TEST), `stages`, `level` (None is 0): which layers of a Caffe net are active.
+    `bn_blobs`: the order of the blobs of BatchNorm layers, where the file leaves it open. `keep`: values that keep name
+    and content. `freeze`: take initializers that are also inputs of an ONNX model (IR version 4 or later) for
+    constants. `strict`: a BatchNorm that stays is an error. `verify`: prove the result before it is put in place.
+    `onnx`: write the folded Caffe net as ONNX too. `in_place`: the result may replace the model that was read.
+
+    Raises UsageError for another phase, for words that are no blobs, and for a text where a tuple of names is needed;
+    a model of one format raises it for options of the other.
     """
 
-    phase: Literal["TEST", "TRAIN"] = "TEST"
+    phase: Literal["TEST", "TRAIN"] | None = None
     stages: tuple[str, ...] = ()
-    level: int = 0
+    level: int | None = None
     keep: tuple[str, ...] = ()
     freeze: bool = False
     bn_blobs: str | None = None
@@ -55,11 +57,29 @@ class Options:
     in_place: bool = False
 
     def __post_init__(self) -> None:
-        if self.phase not in ("TEST", "TRAIN"):
+        if self.phase not in (None, "TEST", "TRAIN"):
             raise UsageError(f"phase {self.phase!r} is neither TEST nor TRAIN")
+        if self.bn_blobs is not None:
+            from .caffe.layers_batchnorm import read_order
+
+            read_order(self.bn_blobs)
         for name in ("stages", "keep"):
             if isinstance(text := getattr(self, name), str):
                 raise UsageError(f"{name} is a tuple of names, not a text", hint=f"such as {name}=({text!r},)")
+
+
+_CAFFE_ONLY = {
+    "phase": "--phase", "stages": "--stage", "level": "--level", "bn_blobs": "--bn-blobs", "onnx": "--onnx"
+}  # fmt: skip
+_ONNX_ONLY = {"freeze": "--freeze"}
+
+
+def _check_apply(options: Options, words: Mapping[str, str], told: str) -> None:
+    """Raises UsageError where one of the options `words`, which mean nothing for this model, is given."""
+    for name, word in words.items():
+        value = getattr(options, name)
+        if value is not None and value is not False and value != ():
+            raise UsageError(f"{word} {told}", hint=f"leave {word} out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +179,7 @@ def fold(
         if verifier is not None:
             result = _verified(document, folded, result, plans, verifier)
         for path in beside:
-            _add_onnx(staging, models, path, options)
+            _export(models, staging.path(path), options)
         sizes = {path: staging.path(path).stat().st_size for path in staging.targets}
         staging.commit()
     return replace(result, files=sizes)
@@ -189,17 +209,19 @@ def open_document(paths: Sequence[Path], options: Options) -> Document:
     if found == ["onnx"]:
         from .onnx.document import OnnxDocument
 
+        _check_apply(options, _CAFFE_ONLY, f"is for Caffe nets, and {paths[0]} is an ONNX model")
         return OnnxDocument.open(paths[0], freeze=options.freeze, keep=options.keep)
     if found == ["caffemodel", "prototxt"]:
         from .caffe.document import CaffeDocument
 
         prototxt, caffemodel = _caffe_order(paths)
+        _check_apply(options, _ONNX_ONLY, f"is for ONNX models, and {prototxt} is a Caffe net")
         return CaffeDocument.open(
             prototxt,
             caffemodel,
-            phase=options.phase,
+            phase=options.phase or "TEST",
             stages=options.stages,
-            level=options.level,
+            level=options.level or 0,
             keep=options.keep,
             bn_blobs=options.bn_blobs,
         )
@@ -302,16 +324,11 @@ def _equal(sources: Sequence[Path], others: Sequence[Path]) -> bool:
     return len(sources) == len(others) and all(filecmp.cmp(one, other, shallow=False) for one, other in pairs)
 
 
-def _add_onnx(staging: Staging, folded: Sequence[Path], target: Path, options: Options) -> None:
-    if len(folded) != 2:
-        raise UsageError("--onnx is for Caffe nets; this is an ONNX model already")
-    _export(folded, staging.path(target), options)
-
-
 def _export(sources: Sequence[Path], staged: Path, options: Options, **how: Any) -> None:
     from .caffe.export import export as write
 
-    how |= {"phase": options.phase, "stages": options.stages, "level": options.level, "bn_blobs": options.bn_blobs}
+    how |= {"phase": options.phase or "TEST", "stages": options.stages, "level": options.level or 0}
+    how |= {"bn_blobs": options.bn_blobs}
     prototxt, caffemodel = _caffe_order(sources)
     write(prototxt, caffemodel, staged, **how)
 

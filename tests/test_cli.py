@@ -26,12 +26,15 @@ def work(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     for path in samples.iterdir():
         if path.is_file():
             shutil.copy(path, tmp_path)
+    relu = 'layer { name: "r" type: "ReLU" bottom: "x" top: "y" }'
+    (tmp_path / "plain.prototxt").write_text('input: "x" input_shape { dim: 1 dim: 2 } ' + relu)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 CAFFE = ["cifar10.prototxt", "cifar10.caffemodel"]
-
+PLAIN = ["plain.prototxt", "cifar10.caffemodel"]
+"""A net without BatchNorm."""
 
 BNFOLD = [sys.executable, "-m", "bnfold"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(bnfold.__file__).parent.parent)}
@@ -103,12 +106,23 @@ def test_verification_failed_1(work: Path, monkeypatch: pytest.MonkeyPatch, caps
         ["keras.onnx", "cifar10.caffemodel", "-o", "x"],
         ["keras.onnx", "-o", ".."],
         ["keras.onnx", "-o", "x.onnx", "--onnx"],
+        ["keras.onnx", "-o", "x.onnx", "--phase", "TEST"],
+        ["keras.onnx", "-o", "x.onnx", "--stage", "deploy"],
+        ["keras.onnx", "-o", "x.onnx", "--level", "0"],
+        ["keras.onnx", "-o", "x.onnx", "--bn-blobs", "mean,variance,factor"],
+        ["plan", "keras.onnx", "--level", "1"],
+        [*CAFFE, "-o", "x", "--freeze"],
+        ["plan", *CAFFE, "--freeze"],
         ["keras.onnx", "-o", "x.onnx", "--keep", "nobody"],
         ["keras.onnx", "keras.onnx", "-o", "x.onnx"],
         ["keras.onnx", "-o", "x.onnx", "--json", "keras.onnx"],
         ["keras.onnx", "-o", "x.onnx", "--json", "x.onnx"],
         [*CAFFE, "-o", "x", "--json", "x.prototxt"],
         [*CAFFE, "-o", "x", "--bn-blobs", "weird"],
+        [*PLAIN, "-o", "x", "--bn-blobs", "mean,weird"],
+        [*PLAIN, "-o", "x", "--bn-blobs", "mean,mean"],
+        ["plan", *PLAIN, "--bn-blobs", ""],
+        ["export", *PLAIN, "-o", "x.onnx", "--bn-blobs", "weird"],
         ["plan"],
         ["export", *CAFFE],
         ["export", *CAFFE, "-o", "x.onnx", "--input", "data=1x"],
@@ -121,6 +135,20 @@ def test_usage_2(work: Path, capsys: pytest.CaptureFixture[str], words: list[str
     assert cli.main(words) == 2
     assert capsys.readouterr().err.startswith("bnfold: ")
     assert {p: p.read_bytes() for p in work.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["keras.onnx", "-o", "x.onnx", "--phase", "TRAIN"], "--phase is for Caffe nets, and keras.onnx is an ONNX"),
+        ([*CAFFE, "-o", "x", "--freeze"], "--freeze is for ONNX models, and cifar10.prototxt is a Caffe net"),
+        ([*PLAIN, "-o", "x", "--bn-blobs", "foo"], "'foo', which no blob is called"),
+        ([*PLAIN, "-o", "x", "--bn-blobs", "mean,mean"], "'mean' twice"),
+    ],
+)
+def test_what_an_option_is_for(work: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    assert cli.main(words) == 2
+    assert told in capsys.readouterr().err
 
 
 def truncated(path: Path) -> None:

@@ -111,9 +111,13 @@ def _order(b: Builder, orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 def _given(b: Builder, count: int) -> tuple[str, ...] | None:
     """The user's order, where it has as many blobs as the layer."""
-    if not b.order:
-        return None
-    order = tuple(word.strip() for word in b.order.split(","))
+    order = read_order(b.order) if b.order else ()
+    return order if order and len(order) == count else None
+
+
+def read_order(text: str) -> tuple[str, ...]:
+    """The words of `--bn-blobs`. Raises UsageError where one is no role, or stands there twice."""
+    order = tuple(word.strip() for word in text.split(","))
     wrong = [word for word in order if word not in ROLES]
     twice = [word for word in order if word != "unused" and order.count(word) > 1]
     if wrong or twice:
@@ -121,7 +125,7 @@ def _given(b: Builder, count: int) -> tuple[str, ...] | None:
             f"--bn-blobs has {(wrong or twice)[0]!r}" + (", which no blob is called" if wrong else " twice"),
             hint=f"give the blobs in their order with the words {', '.join(ROLES)}",
         )
-    return order if len(order) == count else None
+    return order
 
 
 def _allows(order: tuple[str, ...], sizes: Sequence[int]) -> bool:
