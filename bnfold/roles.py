@@ -270,6 +270,8 @@ def affine(node: Node) -> Affine | Refusal | None:
         found = AFFINE[node.op](node)
         if found is not None and 0 in found.extents:
             raise refuse("shape", f"the constants of {node.label} have no elements", node)
+        if found is not None and any(value.name for value in node.outputs[1:]):
+            raise refuse("shape", f"{node.label} has outputs that its operator does not have", node)
         if found is None or found.finite:
             return found
         raise refuse("finite", f"the constants of {node.label} are not finite, or divide by 0", node)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_models import X, batch_norm, conv_bn, model, node, norm, tensor, unchanged
+from onnx_models import X, batch_norm, conv_bn, fold_bytes, model, node, norm, tensor, unchanged
 
 from bnfold import wire
 from bnfold.errors import BnfoldError, InputError
@@ -202,3 +202,9 @@ def test_damaged_models_are_refused_or_read_and_nothing_else() -> None:
         except BnfoldError:
             pass
     assert 300 < read < 2700
+
+
+def test_an_operator_with_more_outputs_than_it_has_stays() -> None:
+    nodes = [node("Conv", "x W", "c"), node("Mul", "c k", "m more"), node("Relu", "m", "r"), node("Tanh", "more", "t")]
+    proto = model([*nodes, node("Add", "r t", "y")], [tensor("W", 3, 2, 3, 3), tensor("k", 3, 1, 1)])
+    assert fold_bytes(proto.SerializeToString()) == proto.SerializeToString()
