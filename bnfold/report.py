@@ -91,6 +91,7 @@ def _verification(verification: Verification) -> Data:
     first = verification.first_wrong
     return {
         "passed": verification.passed,
+        "proven": verification.proven,
         "identical": verification.identical,
         "engine": verification.engine,
         "note": verification.note,
@@ -109,9 +110,13 @@ def _compared(compared: Compared) -> Data:
         "name": compared.name,
         "layers": compared.layers,
         "passed": compared.passed,
-        "error": _finite(compared.error),
+        "proven": compared.proven,
+        "compared": compared.compared,
+        "not_finite": compared.skipped,
+        "remark": compared.remark,
+        "error": _finite(compared.error) if compared.compared else None,
         "noise": _finite(compared.noise),
-        "limit": _finite(compared.limit),
+        "limit": _finite(compared.limit) if compared.compared else None,
         "problem": compared.problem,
     }
 
@@ -191,12 +196,13 @@ def _verified(told: Data) -> Iterator[Table]:
     if told["identical"]:
         yield Table("Verified: identical, byte by byte")
         return
-    word = "Verified" if told["passed"] else "NOT EQUAL"
-    shown = [c for c in told["outputs"] + told["inner"] if not c["layers"] or not c["passed"]]
-    rows = [[c["name"], _figure(c["error"]), _figure(c["limit"]), c["problem"] or c["layers"]] for c in shown]
+    word = "Verified" if told["proven"] else "Not proven, and not disproved" if told["passed"] else "NOT EQUAL"
+    shown = [c for c in told["outputs"] + told["inner"] if not c["layers"] or not c["proven"]]
+    rows = [[c["name"], _figure(c["error"]), _figure(c["limit"]), _said(c)] for c in shown]
     heading = f"{word} by {told['engine']}, {told['draws']} random inputs; figures relative to each maximum"
     yield Table(heading, ("value", "difference", "rounding explains", ""), rows)
-    remarks = [f"compared inside the net too: {len(told['inner'])} values"] if told["inner"] else []
+    inner = sum(c["proven"] for c in told["inner"])
+    remarks = [f"compared inside the net too: {inner} values"] if inner else []
     if told["problem"]:
         remarks.append(f"the folded net does not run: {told['problem']}")
     if told["note"]:
@@ -206,6 +212,10 @@ def _verified(told: Data) -> Iterator[Table]:
             f"not converted, so not run: {', '.join(told['left_out'])}; folds not covered: {told['uncovered']}"
         )
     yield Table("", (), [[remark] for remark in remarks])
+
+
+def _said(compared: Data) -> str:
+    return "; ".join(filter(None, (compared["problem"] or compared["layers"], compared["remark"])))
 
 
 def _figure(figure: float | None) -> str:

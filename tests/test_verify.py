@@ -238,6 +238,13 @@ def test_a_fault_names_the_first_layer(net: Net) -> None:
         found.check()
 
 
+def test_a_folded_net_that_overflows(net: Net) -> None:
+    folded = net.folded({0: lambda block: (block.folded()[0], block.folded()[1] + np.float32(np.inf))})
+    found = compare(runnable(net.original(), ["y0"]), runnable(folded, ["y0"]), ["y0"])
+    with pytest.raises(VerificationError, match=r"'y0'.*infinite or NaN where the original is finite"):
+        found.check()
+
+
 def test_a_lost_output(net: Net) -> None:
     folded = net.folded()
     folded.graph.output[0].name = folded.graph.node[-1].output[0] = "renamed"
@@ -383,11 +390,23 @@ def test_free_extents_and_integers(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- the judge
 
 
-def test_places_of_what_is_not_finite_must_agree() -> None:
-    one, other = np.float32([[1, np.nan, np.inf]]), np.float32([[1, np.nan, -np.inf]])
-    assert judge([difference(one, one)], None, 1e-6).passed
-    assert not judge([difference(one, other)], None, 1e-6).passed
-    assert not judge([difference(np.float32([np.nan]), np.float32([0]))], None, 1e-6).passed
+def test_where_the_original_is_not_finite_nothing_is_shown() -> None:
+    one = np.float32([[1, np.nan, np.inf, 2]])
+    for other in (one, np.float32([[1, 3, -np.inf, 2]])):
+        verdict = judge([difference(one, other)] * 2, None, 1e-6)
+        assert verdict.passed
+        assert (verdict.compared, verdict.skipped) == (4, 4)
+    assert not judge([difference(one, np.float32([[1, 3, 4, 2.1]]))], None, 1e-6).passed
+    nowhere = judge([difference(np.float32([np.nan]), np.float32([0]))], None, 1e-6)
+    assert nowhere.passed
+    assert (nowhere.compared, nowhere.skipped) == (0, 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_where_only_the_folded_net_is_not_finite_it_is_wrong(value: float) -> None:
+    verdict = judge([difference(np.float32([[1, np.nan]]), np.float32([[value, 1]]))], None, 1e-6)
+    assert not verdict.passed
+    assert "infinite or NaN where the original is finite" in verdict.problem
 
 
 def test_integers_are_compared_exactly_unless_the_original_wavers() -> None:
@@ -401,7 +420,9 @@ def test_integers_are_compared_exactly_unless_the_original_wavers() -> None:
 def test_empty_and_zero_tensors() -> None:
     for shape in ((0,), (2, 0), (2, 0, 3), (1, 3, 2)):
         zeros = np.zeros(shape, np.float32)
-        assert judge([difference(zeros, zeros)], None, 1e-6).passed
+        verdict = judge([difference(zeros, zeros)], None, 1e-6)
+        assert verdict.passed
+        assert (verdict.compared, verdict.skipped) == (zeros.size, 0)
     assert not judge([difference(np.zeros((1, 3)), np.full((1, 3), 1e-30))], None, 1e-6).passed
 
 

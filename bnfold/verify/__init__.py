@@ -37,6 +37,7 @@ class Compared:
 
     `layers` says what was folded there, "" for an output of the net. `noise` is how far the original moves by itself
     when its constants are rounded otherwise, None where that was not needed. `limit` is what counts as rounding.
+    `compared` elements were looked at; `skipped` ones were not, since the original is infinite or NaN there.
     """
 
     name: str
@@ -45,10 +46,26 @@ class Compared:
     noise: float | None
     limit: float
     problem: str = ""
+    compared: int = 1
+    skipped: int = 0
 
     @property
     def passed(self) -> bool:
+        """Nothing speaks against it."""
         return self.error <= self.limit and not self.problem
+
+    @property
+    def proven(self) -> bool:
+        """Something speaks for it, too."""
+        return self.passed and self.compared > 0
+
+    @property
+    def remark(self) -> str:
+        """What the comparison does not show."""
+        if not self.compared and not self.problem:
+            why = "the original is not finite anywhere" if self.skipped else "it has no elements"
+            return f"not proven: {why}"
+        return f"not compared where the original is not finite, {self.skipped} elements" if self.skipped else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +88,13 @@ class Verification:
 
     @property
     def passed(self) -> bool:
+        """Nothing speaks against the folded net."""
         return not self.problem and all(c.passed for c in [*self.inner, *self.outputs])
+
+    @property
+    def proven(self) -> bool:
+        """Each output speaks for it."""
+        return self.passed and all(c.proven for c in self.outputs)
 
     @property
     def first_wrong(self) -> Compared | None:

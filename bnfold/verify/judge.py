@@ -9,7 +9,8 @@ truth itself. Comparing for near equality would then sound a false alarm, or be 
 2. Else the net is asked how far it moves on its own: the original runs again with all its constants and inputs a few
    units of the last place up or down. Up to `FACTOR` times the movement of the channel is rounding.
 
-A fault moves values by far more than the original moves by itself: that is what makes it a fault.
+A fault moves values by far more than the original moves by itself: that is what makes it a fault. Where the original is
+infinite or NaN nothing is proven and nothing disproved; where only the folded net is, that is a fault.
 The growth with the root of the depth: N. J. Higham, Accuracy and Stability of Numerical Algorithms (2002), 2.8.
 """
 
@@ -38,12 +39,15 @@ class Difference:
 
     Where a channel has few elements, `sizes` has one entry for all, since 0 may be the largest by chance.
     For tensors that hold no fractions `by` is the share of elements that differ, and `sizes` is 1.
-    Infinite where shape, dtype, or the places of infinities and NaNs differ; `problem` then says so.
+    Infinite where shape or dtype differ, or the second is not finite where the first is; `problem` then says so.
+    `compared` elements were looked at; `skipped` ones were not, since the first is not finite there.
     """
 
     by: Channels
     sizes: Channels
     problem: str = ""
+    compared: int = 1
+    skipped: int = 0
 
 
 def difference(first: Any, second: Any) -> Difference:
@@ -56,7 +60,8 @@ def difference(first: Any, second: Any) -> Difference:
         return _apart(f"{told[0]} became {told[1]}")
     if first.dtype.kind in "iubOSU":
         share = float((first != second).mean()) if first.size else 0.0
-        return Difference(np.full(1, share), np.ones(1), f"{share:.2%} of the elements differ" if share else "")
+        problem = f"{share:.2%} of the elements differ" if share else ""
+        return Difference(np.full(1, share), np.ones(1), problem, first.size)
     return _distance(*(a if a.dtype.kind == "f" and a.itemsize > 2 else a.astype(np.float32) for a in (first, second)))
 
 
@@ -65,19 +70,23 @@ def _apart(problem: str) -> Difference:
 
 
 def _distance(first: Array, second: Array) -> Difference:
-    """Of two floating-point tensors of one shape, taken where both are finite."""
+    """Of two floating-point tensors of one shape, taken where the first is finite."""
     with np.errstate(all="ignore"):
         gap, size = np.abs(first - second), np.abs(first)
+    skipped = 0
     if not (np.isfinite(size.max(initial=0.0)) and np.isfinite(gap.max(initial=0.0))):
         finite = np.isfinite(first)
-        if not np.array_equal(np.where(finite, 0, first), np.where(np.isfinite(second), 0, second), equal_nan=True):
-            return _apart("infinities or NaNs are at other places")
+        if not np.isfinite(second[finite]).all():
+            return _apart("it is infinite or NaN where the original is finite")
         gap, size = np.where(finite, gap, 0), np.where(finite, size, 0)
-    if not gap.size:
-        return Difference(np.zeros(1), np.zeros(1))
+        skipped = finite.size - int(np.count_nonzero(finite))
+    compared = gap.size - skipped
+    if not compared:
+        return Difference(np.zeros(1), np.zeros(1), "", 0, skipped)
     axes = tuple(i for i in range(gap.ndim) if i != 1) if gap.ndim > 1 else None
     by, tops = (np.atleast_1d(t.max(axis=axes)).astype(np.float64) for t in (gap, size))
-    return Difference(by, tops if gap.size >= FEW * tops.size else tops.max(keepdims=True))
+    sizes = tops if gap.size >= FEW * tops.size else tops.max(keepdims=True)
+    return Difference(by, sizes, "", compared, skipped)
 
 
 def floor(fraction: int, depth: int) -> float:
@@ -89,13 +98,16 @@ def floor(fraction: int, depth: int) -> float:
 class Verdict:
     """On one value of the net: the worst channel of the worst draw, all relative to the value's largest element.
 
-    `noise` is how far the original moves by itself there, None where that was not asked.
+    `noise` is how far the original moves by itself there, None where that was not asked. `compared` and `skipped` are
+    the elements of all draws that were looked at, and that were not since the original is not finite there.
     """
 
     error: float
     noise: float | None
     limit: float
     problem: str
+    compared: int
+    skipped: int
 
     @property
     def passed(self) -> bool:
@@ -108,6 +120,7 @@ def judge(found: Sequence[Difference], noises: Sequence[Channels] | None, floor:
     No channel is trusted to move less than the median one: with few elements to a channel it may stand still by chance.
     """
     verdicts = []
+    counts = sum(one.compared for one in found), sum(one.skipped for one in found)
     for number, difference in enumerate(found):
         noise = np.zeros(1) if noises is None else noises[number]
         own = np.maximum(noise, np.median(noise))
@@ -119,6 +132,7 @@ def judge(found: Sequence[Difference], noises: Sequence[Channels] | None, floor:
         channel = int(excess.argmax())
         scale = float(difference.sizes.max()) or 1.0
         told = None if noises is None else float(own[channel]) / scale
-        verdict = Verdict(float(by[channel]) / scale, told, float(allowed[channel]) / scale, difference.problem)
+        error, limit = float(by[channel]) / scale, float(allowed[channel]) / scale
+        verdict = Verdict(error, told, limit, difference.problem, *counts)
         verdicts.append((float(excess[channel]), verdict))
     return max(verdicts, key=lambda pair: pair[0])[1]
