@@ -158,8 +158,11 @@ def test_corpus(part: str, shared: Path) -> None:
     wrong = {}
     for folder in {path.parent for path in (shared / part).glob("*/*.caffemodel")}:
         names = ("net.prototxt", "deploy.prototxt", "net.caffemodel", "weights.caffemodel")
+        files = Files(*(folder / name for name in names if (folder / name).exists()))
+        if CaffeDocument.open(*files).lowered.opaque:
+            continue  # ONNX has no such layer
         try:
-            Pair(Files(*(folder / name for name in names if (folder / name).exists()))).check()
+            Pair(files).check()
         except AssertionError as difference:
             wrong[folder.name] = str(difference)
     assert not wrong

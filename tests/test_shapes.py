@@ -174,7 +174,7 @@ def test_agrees_with_onnx(case: tuple[Any, ...]) -> None:
     extent=st.integers(1, 12), kernel=st.integers(1, 4), stride=st.integers(1, 4), before=st.integers(0, 2),
     after=st.integers(0, 2), ceil=st.booleans(), op=st.sampled_from(["MaxPool", "AveragePool"]),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pooling_windows(extent: int, kernel: int, stride: int, before: int, after: int, ceil: bool, op: str) -> None:
     if extent + before + after < kernel or max(before, after) >= kernel:
         return
@@ -183,7 +183,7 @@ def test_pooling_windows(extent: int, kernel: int, stride: int, before: int, aft
 
 
 @given(st.integers(0, 9), st.integers(-12, 12), st.integers(-12, 12), st.sampled_from([1, 2, 3, -1, -2]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_slices(extent: int, start: int, end: int, step: int) -> None:
     node = _node("Slice", [(extent,), [start], [end], [0], [step]], {}, 1, 13)
     infer(node)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from bnfold import wire
+from bnfold.caffe import caffe_pb2 as pb
 from bnfold.caffe.caffemodel import Caffemodel
 from bnfold.caffe.export import model
 from bnfold.caffe.net import CaffeNet, load
@@ -60,6 +61,11 @@ def stored_v1(name: str, *blobs: Array, number: int = 0, more: bytes = b"") -> b
     """One layer of a caffemodel of 2014, which gives types as numbers."""
     body = wire.string(4, name) + (wire.integer(5, number) if number else b"") + more
     return wire.delimited(2, body + b"".join(wire.delimited(6, blob(item, legacy=True)) for item in blobs))
+
+
+def filled(blob: pb.BlobProto) -> bool:
+    """Whether a blob with a shape has values in the fields of the schema, as some forks' blobs have not."""
+    return bool(blob.data or blob.double_data or not blob.shape.dim)
 
 
 def data(*extents: int, name: str = "data") -> str:

@@ -70,7 +70,7 @@ def onnx_pool(x: Array, param: str) -> Array:
 @example(average=False, size=(6, 5), kernel=(1, 1), stride=(2, 2), pad=(0, 0), floor=False)
 @example(average=True, size=(6, 7), kernel=(3, 3), stride=(2, 2), pad=(1, 1), floor=False)
 @example(average=False, size=(6, 7), kernel=(7, 7), stride=(4, 4), pad=(0, 0), floor=False)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_pooling(average: bool, size: Pair, kernel: Pair, stride: Pair, pad: Pair, floor: bool) -> None:
     assume(all(p < k for p, k in zip(pad, kernel, strict=True)))
     x = noise("x", 1, 2, *size)

@@ -17,7 +17,7 @@ from .steps import random_net
 GRAPHS = int(os.environ.get("BNFOLD_GRAPHS", "600"))
 
 
-@settings(max_examples=GRAPHS, deadline=None, suppress_health_check=list(HealthCheck), derandomize=GRAPHS == 600)
+@settings(max_examples=GRAPHS, suppress_health_check=list(HealthCheck), derandomize=GRAPHS == 600)
 @given(st.randoms(use_true_random=False))
 def test_random_nets_compute_the_same(rng: Random) -> None:
     judge(random_net(rng))
