@@ -86,7 +86,8 @@ def _check_apply(options: Options, words: Mapping[str, str], told: str) -> None:
 class Result:
     """What was planned and done. `plans`: by the graph's name. `before`, `after`: layers by type, and "parameters".
 
-    `files`: what was written, with sizes in bytes. `after` and `files` are empty where nothing was.
+    `files`: what was written, with sizes in bytes; `read` and `written`: the bytes of the model before and after.
+    `after` and `files` are empty, and `written` is 0, where nothing was.
     """
 
     sources: tuple[Path, ...]
@@ -95,6 +96,8 @@ class Result:
     after: Mapping[str, int] = field(default_factory=dict)
     verification: Verification | None = None
     files: Mapping[Path, int] = field(default_factory=dict)
+    read: int = 0
+    written: int = 0
 
     @property
     def kept_batch_norms(self) -> list[str]:
@@ -182,7 +185,7 @@ def fold(
             _export(models, staging.path(path), options)
         sizes = {path: staging.path(path).stat().st_size for path in staging.targets}
         staging.commit()
-    return replace(result, files=sizes)
+    return replace(result, files=sizes, written=sum(sizes[path] for path in files))
 
 
 def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Options = Options(), **how: Any) -> Result:
@@ -281,7 +284,8 @@ def _planned(document: Document) -> tuple[Result, dict[Graph, Plan]]:
 
     plans = {graph: plan(graph, document.style) for graph in document.graphs()}
     named = tuple((graph.name, made) for graph, made in plans.items())
-    return Result(tuple(document.sources), named, document.counts()), plans
+    read = sum(path.stat().st_size for path in document.sources)
+    return Result(tuple(document.sources), named, document.counts(), read=read), plans
 
 
 def _verifier(stack: contextlib.ExitStack) -> Verifier:

@@ -52,6 +52,7 @@ def as_data(result: Result) -> Data:
         "after": _counts(result.after) if result.after else None,
         "verification": _verification(result.verification) if result.verification else None,
         "files": [{"path": str(path), "size": size} for path, size in result.files.items()],
+        "bytes": {"read": result.read, "written": result.written} if result.files else None,
     }
 
 
@@ -162,7 +163,10 @@ def _tables(data: Data) -> Iterator[Table]:
     if data["verification"]:
         yield from _verified(data["verification"])
     if data["files"]:
-        yield Table("Written", (), [[f"{f['path']}  {_size(f['size'])}"] for f in data["files"]])
+        rows = [[f"{f['path']}  {_size(f['size'])}"] for f in data["files"]]
+        more = data["bytes"]["written"] - data["bytes"]["read"]
+        rows += [[f"{more:,} bytes more than before: weights that were shared or computed, or new biases"]] * (more > 0)
+        yield Table("Written", (), rows)
 
 
 def _names(layers: Iterable[Data]) -> str:

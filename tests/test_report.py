@@ -33,7 +33,7 @@ def test_json_form(pair: list[Path], tmp_path: Path) -> None:
     data = as_data(fold(pair, tmp_path / "folded"))
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert set(data) == {
-        "schema", "bnfold", "sources", "folds", "kept", "before", "after", "verification", "files",
+        "schema", "bnfold", "sources", "folds", "kept", "before", "after", "verification", "files", "bytes",
     }  # fmt: skip
     assert data["schema"] == 1
     assert data["folds"][0] == {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from pathlib import Path
 from random import Random
 
+import onnx
 import pytest
 from onnx import helper
 from onnx_models import batch_norm, fold, fold_bytes, model, node, norm, ops, tensor
@@ -13,7 +15,10 @@ from plan.steps import AFFINES, COMMUTING, OPAQUES, random_net
 
 from bnfold.onnx.document import OnnxDocument
 from bnfold.onnx_writer import Header, write
+from bnfold.pipeline import Options
+from bnfold.pipeline import fold as fold_files
 from bnfold.plan import plan
+from bnfold.report import as_data, as_tables, write_text
 
 LARGE = helper.make_tensor_value_info("x", 1, [1, 2, 40, 40])
 ENDS = [helper.make_tensor_value_info(name, 1, list("nchw")) for name in "yz"]
@@ -54,3 +59,20 @@ def test_no_random_model_grows_by_merges(monkeypatch: pytest.MonkeyPatch) -> Non
             assert len(fold_bytes(stream.getvalue())) <= len(stream.getvalue()), seed
     assert ways["merge"] > 50
     assert ways["up"] + ways["down"] > 10
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_fold_that_makes_the_model_larger_says_so(tmp_path: Path, shared: bool) -> None:
+    """One filter of two convolutions, of which one has a normalisation behind it."""
+    nodes = [node("Conv", "x W", "c"), batch_norm("c", "bn", "y"), node("Conv", f"x {'W' if shared else 'V'}", "z")]
+    data = helper.make_tensor_value_info("x", 1, [1, 8, 5, 5])
+    stored = [tensor("W", 8, 8, 3, 3), *norm("bn", 8), *([] if shared else [tensor("V", 8, 8, 3, 3)])]
+    onnx.save(model(nodes, stored, [data], ENDS), tmp_path / "m.onnx")
+    result = fold_files(tmp_path / "m.onnx", tmp_path / "out.onnx", Options(verify=False))
+    told = as_data(result)
+    text = io.StringIO()
+    write_text(as_tables(told), text)
+    more = told["bytes"]["written"] - told["bytes"]["read"]
+    assert more == (tmp_path / "out.onnx").stat().st_size - (tmp_path / "m.onnx").stat().st_size
+    assert (more > 2000) == shared
+    assert (f"{more:,} bytes more than before" in text.getvalue()) == shared
