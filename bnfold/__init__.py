@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from .pipeline import Options, Result, explain, export, fold
+    from .options import Options
+    from .pipeline import Result, explain, export, fold
 
 __version__ = "0.1.0"
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, NoReturn
 
-    from .pipeline import Options, Result
+    from .options import Options
+    from .pipeline import Result
 
 EPILOG = """\
 other commands:
@@ -117,7 +118,9 @@ def _export(words: Sequence[str]) -> None:
     chosen = {"opset": given.opset, "ir_version": given.ir_version}
     how: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     how |= {"dynamic_batch": given.dynamic_batch, "inputs": inputs}
-    options = pipeline.Options(given.phase, tuple(given.stage), given.level, bn_blobs=given.bn_blobs)
+    from .options import Options
+
+    options = Options(given.phase, tuple(given.stage), given.level, bn_blobs=given.bn_blobs)
     result = pipeline.export(given.prototxt, given.caffemodel, given.out, options, **how)
     for path, size in result.files.items():
         print(printable(f"{path}  {size:,} bytes"))
@@ -165,7 +168,7 @@ def _sources(given: argparse.Namespace) -> list[Path]:
 
 
 def _options(given: argparse.Namespace, **asked: bool) -> Options:
-    from .pipeline import Options
+    from .options import Options
 
     chosen: dict[str, Any] = {"phase": given.phase, "level": given.level, "bn_blobs": given.bn_blobs, **asked}
     return Options(stages=tuple(given.stage), keep=tuple(given.keep), freeze=given.freeze, **chosen)

@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from . import places
 from .errors import InputError, PostconditionError, StrictError, UsageError, VerificationError
 from .files import Staging, open_mapped
+from .options import CAFFE_ONLY, DEFAULTS, ONNX_ONLY, Options, check_apply
 
 if TYPE_CHECKING:
     import onnx
@@ -29,57 +30,6 @@ if TYPE_CHECKING:
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = "PathLike | Sequence[PathLike]"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a model is read, and what is asked of the result.
-
-    `phase` ("TEST" or "TRAIN"; None is TEST), `stages`, `level` (None is 0): which layers of a Caffe net are active.
-    `bn_blobs`: the order of the blobs of BatchNorm layers, where the file leaves it open. `keep`: values that keep name
-    and content. `freeze`: take initializers that are also inputs of an ONNX model (IR version 4 or later) for
-    constants. `strict`: a BatchNorm that stays is an error. `verify`: prove the result before it is put in place.
-    `onnx`: write the folded Caffe net as ONNX too. `in_place`: the result may replace the model that was read.
-
-    Raises UsageError for another phase, for words that are no blobs, and for a text where a tuple of names is needed;
-    a model of one format raises it for options of the other.
-    """
-
-    phase: Literal["TEST", "TRAIN"] | None = None
-    stages: tuple[str, ...] = ()
-    level: int | None = None
-    keep: tuple[str, ...] = ()
-    freeze: bool = False
-    bn_blobs: str | None = None
-    strict: bool = False
-    verify: bool = True
-    onnx: bool = False
-    in_place: bool = False
-
-    def __post_init__(self) -> None:
-        if self.phase not in (None, "TEST", "TRAIN"):
-            raise UsageError(f"phase {self.phase!r} is neither TEST nor TRAIN")
-        if self.bn_blobs is not None:
-            from .caffe.layers_batchnorm import read_order
-
-            read_order(self.bn_blobs)
-        for name in ("stages", "keep"):
-            if isinstance(text := getattr(self, name), str):
-                raise UsageError(f"{name} is a tuple of names, not a text", hint=f"such as {name}=({text!r},)")
-
-
-_CAFFE_ONLY = {
-    "phase": "--phase", "stages": "--stage", "level": "--level", "bn_blobs": "--bn-blobs", "onnx": "--onnx"
-}  # fmt: skip
-_ONNX_ONLY = {"freeze": "--freeze"}
-
-
-def _check_apply(options: Options, words: Mapping[str, str], told: str) -> None:
-    """Raises UsageError where one of the options `words`, which mean nothing for this model, is given."""
-    for name, word in words.items():
-        value = getattr(options, name)
-        if value is not None and value is not False and value != ():
-            raise UsageError(f"{word} {told}", hint=f"leave {word} out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +79,7 @@ class MismatchError(VerificationError):
         self.result = result
 
 
-def explain(source: Source, options: Options = Options()) -> Result:
+def explain(source: Source, options: Options = DEFAULTS) -> Result:
     """What `fold` would do with the model: a path, or a Caffe net's prototxt and caffemodel. Raises InputError."""
     with _no_collector():
         return _planned(open_document(_paths(source), options))[0]
@@ -144,7 +94,7 @@ def fold(
 def fold(
     source: onnx.ModelProto | Source,
     out: PathLike | None = None,
-    options: Options = Options(),
+    options: Options = DEFAULTS,
     *,
     report: PathLike | None = None,
 ) -> onnx.ModelProto | Result:
@@ -188,7 +138,7 @@ def fold(
     return replace(result, files=sizes, written=sum(sizes[path] for path in files))
 
 
-def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Options = Options(), **how: Any) -> Result:
+def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Options = DEFAULTS, **how: Any) -> Result:
     """Write a Caffe net as ONNX. `how`: what `bnfold.caffe.export.export` takes (opset, ir_version, ...).
 
     Raises InputError, OutputError, UsageError.
@@ -212,13 +162,13 @@ def open_document(paths: Sequence[Path], options: Options) -> Document:
     if found == ["onnx"]:
         from .onnx.document import OnnxDocument
 
-        _check_apply(options, _CAFFE_ONLY, f"is for Caffe nets, and {paths[0]} is an ONNX model")
+        check_apply(options, CAFFE_ONLY, f"is for Caffe nets, and {paths[0]} is an ONNX model")
         return OnnxDocument.open(paths[0], freeze=options.freeze, keep=options.keep)
     if found == ["caffemodel", "prototxt"]:
         from .caffe.document import CaffeDocument
 
         prototxt, caffemodel = _caffe_order(paths)
-        _check_apply(options, _ONNX_ONLY, f"is for ONNX models, and {prototxt} is a Caffe net")
+        check_apply(options, ONNX_ONLY, f"is for ONNX models, and {prototxt} is a Caffe net")
         return CaffeDocument.open(
             prototxt,
             caffemodel,

@@ -26,11 +26,12 @@ from __future__ import annotations
 import numpy as np
 
 from .affine import Affine, collapse, identity, nearest
-from .ask import MULTIPLIER, SHIFT, Asking, View
+from .ask import MULTIPLIER, SHIFT, Asking
 from .carry import Refused, refuse
 from .graph import Graph, Node, Value, content_readers
 from .records import Chain, Decision, Plan, Refusal, Stayed, Style
 from .roles import AFFINE, LINEAR, Linear, affine, linear
+from .view import View
 
 
 def plan(graph: Graph, style: Style) -> Plan:

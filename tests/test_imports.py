@@ -60,7 +60,7 @@ LAYERS = [
     {"errors"},
     {"affine", "graph", "files"},
     {"records"},
-    {"document"},
+    {"document", "options"},
     {"verify"},
     {"pipeline", "report"},
     {"cli"},

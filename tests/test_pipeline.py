@@ -13,7 +13,8 @@ import pytest
 from nets import Net, random_block
 
 import bnfold
-from bnfold.pipeline import MismatchError, Options, explain, fold, open_document
+from bnfold.options import Options
+from bnfold.pipeline import MismatchError, explain, fold, open_document
 from bnfold.verify import Verifier, taps
 
 

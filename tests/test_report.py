@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bnfold.pipeline import Options, explain, fold
+from bnfold.options import Options
+from bnfold.pipeline import explain, fold
 from bnfold.records import is_batch_norm
 from bnfold.report import Table, as_data, as_tables, write_text
 from bnfold.verify import Compared, Verification

@@ -21,7 +21,8 @@ from bnfold.caffe import caffe_pb2 as pb
 from bnfold.caffe.caffemodel import Caffemodel
 from bnfold.caffe.export import model
 from bnfold.caffe.net import CaffeNet, load
-from bnfold.pipeline import Options, Result
+from bnfold.options import Options
+from bnfold.pipeline import Result
 from bnfold.pipeline import fold as fold_files
 
 Array = npt.NDArray[Any]

@@ -15,7 +15,7 @@ from plan.steps import AFFINES, COMMUTING, OPAQUES, random_net
 
 from bnfold.onnx.document import OnnxDocument
 from bnfold.onnx_writer import Header, write
-from bnfold.pipeline import Options
+from bnfold.options import Options
 from bnfold.pipeline import fold as fold_files
 from bnfold.plan import plan
 from bnfold.report import as_data, as_tables, write_text

@@ -21,6 +21,7 @@ from bnfold.onnx.model import StoredNode
 from bnfold.onnx.postconditions import check
 from bnfold.onnx.scopes import Scope
 from bnfold.onnx.write import Line, Written
+from bnfold.options import Options
 from bnfold.wire import Rope
 
 
@@ -140,5 +141,5 @@ def test_blobs_are_found_under_their_names(work: Path) -> None:
 def test_a_result_that_cannot_be_read_back(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caffemodel.Caffemodel, "rope", lambda self, *args: Rope(b"\xff\xff"))
     with pytest.raises(PostconditionError, match="cannot be read back") as told:
-        pipeline.fold(["cifar10.prototxt", "cifar10.caffemodel"], "out", pipeline.Options(verify=False))
+        pipeline.fold(["cifar10.prototxt", "cifar10.caffemodel"], "out", Options(verify=False))
     assert isinstance(told.value.__cause__, InputError | UsageError)

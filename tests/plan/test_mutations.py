@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnfold import affine, ask, carry, graph, operators, plan, rearrange, roles, windows
+from bnfold import affine, ask, carry, graph, operators, plan, rearrange, roles, view, windows
 from bnfold.affine import Absorbed, Affine
 from bnfold.operators import RULES
 
@@ -233,8 +233,8 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "Transpose inverted down": rule("Transpose", down=rearrange.transposed),
     "axes of pooling ignored": swap(carry, "flat", lambda right: lambda *args: None),
     "broadcasting by size": swap(roles, "operand", by_size),
-    "other readers ignored": swap(ask.View, "readers", lambda right: lambda self, value: right(self, value)[:1]),
-    "outputs ignored": swap(ask.View, "public", lambda right: lambda self, value: ""),
+    "other readers ignored": swap(view.View, "readers", lambda right: lambda self, value: right(self, value)[:1]),
+    "outputs ignored": swap(view.View, "public", lambda right: lambda self, value: ""),
     "chain joined across a second reader": swap(plan, "joins", lambda right: joined),
     "order of composition": swap(Affine, "then", lambda right: lambda self, later: right(later, self)),
     "merged on the wrong side": swap(ask.Asking, "take_chain", other_side),
