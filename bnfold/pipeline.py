@@ -135,7 +135,7 @@ def fold(
             _export(models, staging.path(path), options)
         sizes = {path: staging.path(path).stat().st_size for path in staging.targets}
         staging.commit()
-    return replace(result, files=sizes, written=sum(sizes[path] for path in files))
+    return replace(result, files=sizes, written=sum(sizes[path] for path in contents))
 
 
 def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Options = DEFAULTS, **how: Any) -> Result:

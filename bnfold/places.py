@@ -17,11 +17,22 @@ def target(out: Path) -> Path:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two names are one file: by links, through other folders, in letters that the file system takes alike."""
+    """Whether two names are one file: by links, through other folders, in letters that the file system takes alike.
+
+    Of two files that are not there yet, names in another case are taken for one: nobody can tell.
+    """
+    there = _is_there(one), _is_there(other)
+    if any(there):
+        return all(there) and one.samefile(other)
+    return os.path.realpath(one).casefold() == os.path.realpath(other).casefold()
+
+
+def _is_there(path: Path) -> bool:
     try:
-        return one.samefile(other)
-    except OSError:  # one of them is not there
-        return os.path.realpath(one) == os.path.realpath(other)
+        path.stat()
+    except (OSError, ValueError):  # in a folder that may not be looked into, too; ValueError: a NUL in the path
+        return False
+    return True
 
 
 def together(places: Sequence[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 import bnfold
-from bnfold import cli
+from bnfold import cli, places
 
 CAFFE = ["net.prototxt", "net.caffemodel"]
 BN = "BatchNormalization"
@@ -79,9 +79,18 @@ def test_a_model_is_not_overwritten(work: Path, spelling: str, capsys: pytest.Ca
 
 @pytest.mark.skipif(os.path.normcase("A") == "a", reason="the system takes letters alike anyway")
 def test_letters_that_a_file_system_takes_alike(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Path.samefile
+    real, stat = Path.samefile, Path.stat
     monkeypatch.setattr(Path, "samefile", lambda one, other: real(*(Path(str(p).lower()) for p in (one, other))))
+    monkeypatch.setattr(Path, "stat", lambda path, **how: stat(Path(str(path).lower()), **how))
     refused(work, "k.onnx", "-o", "K.ONNX")
+
+
+def test_names_of_files_that_are_not_there(tmp_path: Path) -> None:
+    assert places.same(tmp_path / "a.onnx", tmp_path / "x" / ".." / "A.onnx")
+    assert not places.same(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    (tmp_path / "a.onnx").touch()
+    assert not places.same(tmp_path / "a.onnx", tmp_path / "c.onnx")
+    assert not places.same(tmp_path / "a\0.onnx", tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("out", ["net", "net.prototxt", "net.CAFFEMODEL", "./net"])
@@ -200,7 +209,7 @@ def test_several_data_files_have_numbers(work: Path) -> None:
     onnx.save_model(model, work / "parts.onnx")
     assert cli.main(["parts.onnx", "-o", "out.onnx", "--quiet"]) == 0
     made = sorted(name for name in contents(work) if name.startswith("out"))
-    assert made == ["out.onnx", "out.onnx.data.1", "out.onnx.data.2", "out.onnx.data.3"]
+    assert made == ["out.onnx", "out.onnx.data", "out.onnx.data.1"], "all tensors of the third file are folded"
     np.testing.assert_allclose(run(work / "out.onnx")[0], run(work / "k.onnx")[0], rtol=1e-3, atol=1e-6)
 
 
@@ -214,6 +223,13 @@ def test_only_the_data_of_an_earlier_result_is_replaced(work: Path, capsys: pyte
     for _ in "ab":
         assert cli.main(["big.onnx", "-o", "out.onnx", "--quiet"]) == 0
     np.testing.assert_allclose(run(work / "out.onnx")[0], run(work / "k.onnx")[0], rtol=1e-3, atol=1e-6)
+
+
+def test_data_of_a_model_that_stays_under_another_name_stays(work: Path) -> None:
+    assert cli.main(["big.onnx", "-o", "out.onnx", "--quiet"]) == 0
+    (work / "out.onnx").rename(work / "elsewhere.onnx")
+    (work / "out.onnx").symlink_to("elsewhere.onnx")
+    refused(work, "big.onnx", "-o", "out.onnx", status=5)
 
 
 def test_data_in_place_goes_to_the_model_s_own_name(work: Path) -> None:

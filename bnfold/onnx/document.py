@@ -14,11 +14,12 @@ from ..files import open_mapped
 from ..graph import Graph, Value
 from ..records import Plan, Style
 from ..wire import Rope, WireError, string
+from .data_files import data_name, locations, remaining, tensors_of
 from .edit import Edit, Editor
 from .growth import growth
-from .model import Data, read_model, walk
+from .model import Data, read_model
 from .postconditions import check
-from .render import Renderer, Storage, tensors_of
+from .render import Renderer, Storage
 from .scopes import Builder, pin
 from .tensors import External, Tensors, overlapping
 from .uses import Uses
@@ -48,6 +49,10 @@ class OnnxDocument:
             self.scopes = Builder(self.model, Tensors(data, self.external), freeze).build()
         except WireError as error:
             raise InputError(f"not a readable ONNX model: {error}", where=data.where) from None
+        stored = (tensor for scope in self.scopes for tensor in tensors_of(scope.stored))
+        self.outside = [tensor for tensor in stored if tensor.external is not None]
+        for tensor in self.outside:
+            self.external.open((tensor.external or {}).get("location", ""), tensor.name)
         known = set().union(*(pin(scope, kept, "kept by the user") for scope in self.scopes))
         for name in kept:
             if name not in known:
@@ -72,7 +77,7 @@ class OnnxDocument:
     @property
     def sources(self) -> Sequence[Path]:
         """The model's file and those of its external data."""
-        data = [self.external.path(location, "") for location in sorted(self.external.files)]
+        data = [self.external.path(location, "") for location in self.external.files]
         return [path for path in (self.path,) if path is not None] + data
 
     def graphs(self) -> Sequence[Graph]:
@@ -87,36 +92,28 @@ class OnnxDocument:
         return found
 
     def places(self, out: Path | None) -> Sequence[Path]:
-        """The model at `out` and its data in `out`.data, with numbers where there are several such files.
+        """`out` and the data files beside it; fewer of these are written where a fold takes all tensors of one.
 
         The names are made of `out` alone: a model says where data is, not where any goes.
         """
         model = out or self.path
         assert model is not None  # a model from memory is written nowhere
-        count = len(self.external.files)
-        names = [f"{model.name}.data{f'.{i + 1}' if count > 1 else ''}" for i in range(count)]
-        return [model, *(model.with_name(name) for name in names)]
+        numbers = range(len(self.external.files))
+        return [model, *(model.with_name(data_name(model.name, number)) for number in numbers)]
 
     def folded(self, plans: Mapping[Graph, Plan], places: Sequence[Path]) -> Mapping[Path, Rope]:
         """The model and its data; what no plan touches is a span of the input.
 
         Raises OutputError where a file has the name of the data and is not that of an earlier result.
         """
-        earlier = locations(places[0]) if places[1:] else ()
-        for path in places[1:]:
-            if os.path.lexists(path) and path.name not in earlier:
-                what = f"a file has this name already, and no {places[0].name} there has its data in it"
-                raise OutputError(what, where=str(path), hint="choose another name with -o, or remove that file")
-        outside = (
-            [stored for scope in self.scopes for stored in tensors_of(scope.stored)] if self.external.files else []
-        )
-        editor = Editor(self.model.data.buffer, self.scopes, plans, overlapping(self.external, outside))
-        names = dict(zip(sorted(self.external.files), (place.name for place in places[1:]), strict=True))
-        storage, edits = Storage(self.external, names), editor.run()
+        fixed = overlapping(self.external, self.outside)
+        edits = Editor(self.model.data.buffer, self.scopes, plans, fixed).run()
         check(edits)
+        files = dict(zip(remaining(edits), places[1:], strict=False))  # there are fewer where all of one's tensors go
+        _check_free(places[0], files.values())
+        storage = Storage(self.external, {location: path.name for location, path in files.items()})
         model = Renderer(self.model, edits, storage).rope()
-        data = storage.files()
-        return {places[0]: model, **{place: data[place.name] for place in places[1:]}}
+        return {places[0]: model, **{files[location]: content for location, content in storage.files().items()}}
 
     def tap(self, value: Value) -> str:
         """The name of a value of the main graph; "" for constants, and for what other graphs compute."""
@@ -130,7 +127,8 @@ class OnnxDocument:
 
     def runnable(self, taps: Sequence[str]) -> Runnable:
         """The model with further outputs, without what onnxruntime stumbles over: outputs that are omitted at the end
-        of a node (1.32 crashes on BatchNormalization of opset 9 with them), and two nodes of one name.
+        of a node (1.32 crashes on BatchNormalization of opset 9 with them), and two nodes of one name. Its nodes are
+        sorted, for the reference evaluator.
         """
         main = self.scopes[0]
         edits = {scope: Edit() for scope in self.scopes}
@@ -150,19 +148,20 @@ class OnnxDocument:
                 edits[main].outputs.append(Rope(string(1, name)) if dtype is None else value_info(name, dtype, None))
                 outputs.append(name)
         same = {location: location for location in self.external.files}
-        model = Renderer(self.model, edits, Storage(self.external, same)).rope()
+        model = Renderer(self.model, edits, Storage(self.external, same), sorts=True).rope()
         return Runnable(model, outputs, found, self.external.folder if same else None)
 
 
-def locations(path: Path) -> Collection[str]:
-    """Where the model at `path` has its external data; nowhere where there is no model."""
-    try:
-        model = read_model(Data(open_mapped(path), str(path)))
-    except InputError:
-        return ()
-    graphs = [graph for outer in (model.graph, *model.functions) for graph in walk(outer)]
-    stored = (tensor for graph in graphs for tensor in tensors_of(graph))
-    return {tensor.external.get("location", "") for tensor in stored if tensor.external is not None}
+def _check_free(model: Path, data: Collection[Path]) -> None:
+    """Raises OutputError where a data file has a name that is taken by another file than that of an earlier `model`.
+
+    A link is no earlier model: the one that it points at stays.
+    """
+    earlier = locations(model) if data and not model.is_symlink() else ()
+    for path in data:
+        if os.path.lexists(path) and path.name not in earlier:
+            what = f"a file has this name already, and no {model.name} there has its data in it"
+            raise OutputError(what, where=str(path), hint="choose another name with -o, or remove that file")
 
 
 def _elements(value: Value) -> int:

@@ -1,62 +1,99 @@
-"""The order of a graph's nodes: each behind those that it reads, as the operators' specification has it.
+"""The nodes of a graph in an order in which each stands behind those that it reads.
 
-Runtimes accept other orders, and exporters write them. What bodies of control flow read of the graph around them counts
-as read by the node that holds them.
+ONNX demands that of a file; onnxruntime does not, so that there are files whose nodes are stored in another order.
+A node reads its inputs, and what the bodies in its attributes read of the graphs around them.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from .model import StoredGraph, StoredNode
 
 
 class CycleError(ValueError):
-    """`node` reads what it makes itself, or what is made of that."""
+    """`node` reads `name`, which cannot be made before it."""
 
-    def __init__(self, node: StoredNode) -> None:
-        super().__init__("the nodes of a graph read each other in a circle")
+    def __init__(self, node: StoredNode, name: str) -> None:
+        super().__init__(f"{node.name!r} reads {name!r}")
         self.node = node
+        self.name = name
 
 
-def in_order(nodes: Sequence[StoredNode]) -> Sequence[StoredNode]:
-    """`nodes` itself where it is in order, else its stable topological order. Raises CycleError where there is none."""
-    makers = {name: i for i, node in enumerate(nodes) for name in node.outputs if name}
-    needs = [{makers[name] for name in reads(node) if name in makers} for node in nodes]
-    if all(not need or max(need) < i for i, need in enumerate(needs)):
-        return nodes
-    waiting = [len(need) for need in needs]
-    readers: list[list[int]] = [[] for _ in nodes]
-    for i, need in enumerate(needs):
-        for j in need:
-            readers[j].append(i)
-    ready = [i for i, count in enumerate(waiting) if not count]  # in order, and so a heap
-    found = []
+class Names:
+    """Which names graphs define, and which they read of the graphs around them; each graph is looked at once."""
+
+    def __init__(self) -> None:
+        self._defined: dict[StoredGraph, frozenset[str]] = {}
+        self._free: dict[StoredGraph, frozenset[str]] = {}
+
+    def defined(self, graph: StoredGraph) -> frozenset[str]:
+        """All names of values of the graph itself."""
+        if graph not in self._defined:
+            given = [value.name for value in graph.inputs] + graph.names
+            given += [tensor.name for tensor in graph.initializers] + [sparse.name for sparse in graph.sparse]
+            self._defined[graph] = frozenset([*given, *(name for node in graph.nodes for name in node.outputs)])
+        return self._defined[graph]
+
+    def free(self, graph: StoredGraph) -> frozenset[str]:
+        """The names that a body needs from outside."""
+        if graph not in self._free:
+            read = {name for node in graph.nodes for name in self.read(node)}
+            read.update(value.name for value in graph.outputs)
+            self._free[graph] = frozenset(read - self.defined(graph) - {""})
+        return self._free[graph]
+
+    def read(self, node: StoredNode) -> Collection[str]:
+        """The names that a node needs in its graph."""
+        if not node.graphs:
+            return node.inputs
+        return dict.fromkeys([*node.inputs, *(name for body in node.graphs for name in sorted(self.free(body)))])
+
+
+def arranged(graph: StoredGraph, names: Names) -> Sequence[StoredNode]:
+    """The nodes of `graph`, each as early as what it reads allows, else in the stored order: the graph's own list
+    where that is sorted already. Raises CycleError.
+    """
+    makers = {name: index for index, node in reversed(list(enumerate(graph.nodes))) for name in node.outputs if name}
+    needs = [{name: makers[name] for name in names.read(node) if name in makers} for node in graph.nodes]
+    if all(maker < index for index, needed in enumerate(needs) for maker in needed.values()):
+        return graph.nodes
+    behind: list[list[int]] = [[] for _ in graph.nodes]
+    waits = [len(set(needed.values())) for needed in needs]
+    for index, needed in enumerate(needs):
+        for maker in set(needed.values()):
+            behind[maker].append(index)
+    ready = [index for index, count in enumerate(waits) if not count]
+    order = []
     while ready:
-        i = heapq.heappop(ready)
-        found.append(nodes[i])
-        for j in readers[i]:
-            waiting[j] -= 1
-            if not waiting[j]:
-                heapq.heappush(ready, j)
-    if len(found) < len(nodes):
-        raise CycleError(next(node for node, count in zip(nodes, waiting, strict=True) if count))
-    return found
+        index = heapq.heappop(ready)
+        order.append(graph.nodes[index])
+        for reader in behind[index]:
+            waits[reader] -= 1
+            if not waits[reader]:
+                heapq.heappush(ready, reader)
+    if len(order) < len(graph.nodes):
+        raise _cycle(graph, needs, waits)
+    return order
 
 
-def reads(node: StoredNode) -> Iterator[str]:
-    """The names that a node reads, those in its bodies that are not made there included."""
-    yield from node.inputs
-    for body in node.graphs:
-        yield from free(body)
+def _cycle(graph: StoredGraph, needs: Sequence[dict[str, int]], waits: Sequence[int]) -> CycleError:
+    """A node that needs itself: going from a node that waits to one that it waits for comes to one a second time."""
+    at = next(index for index, count in enumerate(waits) if count)
+    seen: set[int] = set()
+    while at not in seen:
+        seen.add(at)
+        name, following = next((name, maker) for name, maker in needs[at].items() if waits[maker])
+        last, at = at, following
+    return CycleError(graph.nodes[last], name)
 
 
-def free(graph: StoredGraph) -> set[str]:
-    """The names that the nodes and outputs of a body read and that are not its own."""
-    own = {name for node in graph.nodes for name in node.outputs}
-    own.update(value.name for value in graph.inputs)
-    own.update(tensor.name for tensor in graph.initializers)
-    own.update(tensor.name for tensor in graph.sparse)
-    wanted = {name for node in graph.nodes for name in reads(node)}
-    return wanted.union(value.name for value in graph.outputs) - own
+def misplaced(graph: StoredGraph, names: Names) -> set[str]:
+    """The names that a node reads before another one, which stands behind it, makes them."""
+    found: set[str] = set()
+    read: set[str] = set()
+    for node in graph.nodes:
+        read.update(names.read(node))
+        found.update(read.intersection(node.outputs))
+    return found - {""}

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ..errors import PostconditionError
+from .data_files import literals_of
 from .edit import Edit
 from .model import StoredNode
-from .render import literals_of
 from .scopes import Scope
 from .write import Line
 

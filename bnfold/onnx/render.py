@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..wire import Lazy, Rope, fields
+from .data_files import literals_of, tensors_of
 from .edit import Edit
 from .messages import StoredTensor
-from .model import StoredGraph, StoredModel, StoredNode
+from .model import StoredModel, StoredNode
 from .scopes import Scope
 from .tensors import External
 from .write import (
@@ -27,7 +28,10 @@ from .write import (
 
 
 class Storage:
-    """Where external data of the result lies: every location renamed, changed tensors patched in place."""
+    """Where external data of the result lies: `names` has the new name of each location that the result refers to.
+
+    Changed tensors are patched in place.
+    """
 
     def __init__(self, external: External, names: Mapping[str, str]) -> None:
         self.external = external
@@ -47,20 +51,24 @@ class Storage:
         return tensor_at(buffer, stored, self.names[location], content is not None)
 
     def files(self) -> dict[str, Rope]:
-        """The content of each data file by its new name."""
+        """The content of each data file by its old location."""
         result = {}
-        for location, name in self.names.items():
+        for location in self.names:
             content = self.external.files[location]
             splice = Splice(content, 0, len(content))
             for start, (end, lazy) in self.patches[location].items():
                 splice.replace(start, end, Rope(lazy))
-            result[name] = splice.rope()
+            result[location] = splice.rope()
         return result
 
 
 @dataclass(eq=False)
 class Renderer:
-    """Writes one model with the edits of its scopes."""
+    """Writes one model with the edits of its scopes.
+
+    Nodes are written in an order in which each stands behind what it reads, unless no edit changes anything at all and
+    `sorts` does not ask for it.
+    """
 
     model: StoredModel
     edits: Mapping[Scope, Edit]
@@ -76,7 +84,7 @@ class Renderer:
         whole = Splice(buffer, 0, len(buffer))
         edits = self.edits.items()
         changed = {scope for scope, edit in edits if edit.changes or scope.frozen}
-        self.sorts = bool(changed)  # a file that is written anew is written in order
+        self.sorts = self.sorts or bool(changed)
         if self.sorts:
             changed |= {scope for scope in self.edits if scope.nodes is not scope.stored.nodes}
         changed |= {scope for scope in self.edits if self._moved(scope)}
@@ -111,10 +119,9 @@ class Renderer:
             if by is not None or place is not node:
                 splice.replace(place.start, place.end, Rope(buffer[node.start : node.end]) if by is None else by)
         for tensor_ in stored.initializers:
-            by = self.storage.tensor(buffer, tensor_, edit.contents.get(tensor_))
             if tensor_ in edit.removed:
                 splice.replace(tensor_.start, tensor_.end)
-            elif by is not None:
+            elif (by := self.storage.tensor(buffer, tensor_, edit.contents.get(tensor_))) is not None:
                 splice.replace(tensor_.start, tensor_.end, framed(5, by))
         for sparse in stored.sparse:
             if sparse in edit.removed:
@@ -170,13 +177,3 @@ class Renderer:
             if by is not None:
                 parts[stored.start] = (stored.end, by)
         return parts
-
-
-def literals_of(node: StoredNode) -> list[StoredTensor]:
-    """The tensors among a node's attributes."""
-    return [value for value in node.attributes.values() if isinstance(value, StoredTensor)]
-
-
-def tensors_of(graph: StoredGraph) -> list[StoredTensor]:
-    """All dense tensors stored in a graph, those of inner graphs apart."""
-    return [*graph.initializers, *(stored for node in graph.nodes for stored in literals_of(node))]

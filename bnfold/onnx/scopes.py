@@ -22,7 +22,7 @@ from .attributes import Reference, mistyped
 from .constants import Expressions
 from .messages import StoredSparse, StoredTensor
 from .model import StoredGraph, StoredModel, StoredNode, StoredValue
-from .order import CycleError, in_order
+from .order import CycleError, Names, arranged, misplaced
 from .tensors import OPAQUE, Tensors
 from .types import read_type
 
@@ -74,6 +74,7 @@ class Builder:
         self.freeze = freeze
         self.where = model.data.where
         self.expressions = Expressions()
+        self.names = Names()
         self.functions = {(f.domain, f.name) for f in model.functions}
         self.scopes: list[Scope] = []
 
@@ -88,7 +89,7 @@ class Builder:
         return InputError(what, where=place, hint=hint)
 
     def _scope(self, stored: StoredGraph, parent: Scope | None, opsets: Mapping[str, int]) -> Scope:
-        scope = Scope(stored, Graph(stored.name), parent, opsets)
+        scope = Scope(stored, Graph(stored.name), parent, opsets, nodes=self._arranged(stored, parent))
         self.scopes.append(scope)
         infos = {info.name: info for info in stored.infos}
         inputs = {value.name: value for value in stored.inputs}
@@ -99,10 +100,6 @@ class Builder:
             value = self._define(scope, name)
             self._declare(value, inputs.get(name) or infos.get(name))
             scope.graph.add_input(value)
-        try:
-            scope.nodes = in_order(stored.nodes)
-        except CycleError as error:
-            raise self._fault(str(error), error.node) from None
         for node in scope.nodes:
             self._node(scope, node, infos)
         for name in (*(value.name for value in stored.outputs), *stored.results):
@@ -116,9 +113,26 @@ class Builder:
             self._declare(scope.values[output.name], output)
         return scope
 
+    def _arranged(self, stored: StoredGraph, parent: Scope | None) -> Sequence[StoredNode]:
+        """The nodes of `stored`, sorted. A name that is read before it is made must not be one of a graph around."""
+        try:
+            nodes = arranged(stored, self.names)
+        except CycleError as error:
+            what = f"reads {error.name!r}, which in the end is made from the node's own output"
+            raise self._fault(what, error.node) from None
+        early = set() if nodes is stored.nodes else misplaced(stored, self.names)
+        while parent is not None:
+            for name in sorted(early & self.names.defined(parent.stored)):
+                raise self._twice(name)
+            parent = parent.parent
+        return nodes
+
+    def _twice(self, name: str) -> InputError:
+        return self._fault(f"the name {name!r} is given to two values", hint="every value needs a name of its own")
+
     def _define(self, scope: Scope, name: str) -> Value:
         if name in scope.values:
-            raise self._fault(f"the name {name!r} is given to two values", hint="every value needs a name of its own")
+            raise self._twice(name)
         value = scope.values[name] = Value(name)
         return value
 
@@ -172,7 +186,7 @@ class Builder:
             return None
         value = self._find(scope, name)
         if value is None:
-            raise self._fault(f"reads {name!r}, which nothing defines", node)
+            raise self._fault(f"reads {name!r}, which nothing defines", node, "was it cut out of a larger model?")
         return value
 
     def _node(self, scope: Scope, stored: StoredNode, infos: Mapping[str, StoredValue]) -> None:

@@ -143,6 +143,8 @@ class Tensors:
 
     def sparse(self, stored: StoredSparse, key: Hashable) -> Tensor:
         """A SparseTensorProto as the dense constant that it stands for; of no readable type where that is enormous."""
+        if stored.values.external is not None or stored.indices.external is not None:
+            raise self._fault(stored.name, "is sparse and has its data outside of the model, which ONNX lacks")
         values = self.dense(stored.values, stored.values)
         indices = self.dense(stored.indices, stored.indices, stored.name)
         count, rank = values.shape[:1], len(stored.dims)

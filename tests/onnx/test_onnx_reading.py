@@ -117,7 +117,7 @@ def broken() -> dict[str, onnx.ModelProto]:
     relu, weight = node("Relu", "x", "y"), tensor("W", 3, 2, 3, 3)
     return {
         "reads 'r', which nothing defines": model([node("Relu", "r", "y")]),
-        "node n_r .*in a circle": model([node("Relu", "y", "r"), node("Relu", "r", "y")]),
+        "made from the node's own output": model([node("Relu", "y", "r"), node("Relu", "r", "y")]),
         "'y' is given to two values": model([relu, node("Tanh", "x", "y")]),
         "'W' is given to two values": model([relu], [weight, weight]),
         "the output 'y' is computed by no node": model([node("Relu", "x", "z")]),
