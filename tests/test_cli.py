@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,24 +222,41 @@ def test_interrupt_130(monkeypatch: pytest.MonkeyPatch, work: Path) -> None:
     assert cli.main(["keras.onnx", "-o", "x.onnx"]) == 130
 
 
+INTERRUPTED = """
+import os, signal, sys
+from bnfold import {module}, cli
+
+real = {module}.{function}
+
+def interrupting(*args, **how):
+    os.killpg(0, signal.SIGINT)
+    return real(*args, **how)
+
+{module}.{function} = interrupting
+sys.exit(cli.main(["keras.onnx", "-o", "x.onnx"]))
+"""
+"""The program that interrupts its whole group, as Ctrl-C does, the verification's process included."""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
-def test_interrupt_while_it_runs(work: Path) -> None:
-    """An interrupt of the whole group, as Ctrl-C is, at several moments: no traceback, no droppings."""
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        ("pipeline", "open_document"),
+        ("pipeline", "_planned"),
+        ("files", "Staging.write"),
+        ("pipeline", "_verified"),
+        ("verify", "Verifier.compare"),
+        ("files", "Staging.commit"),
+    ],
+)
+def test_interrupt_while_it_runs(work: Path, module: str, function: str) -> None:
+    """At several moments: no traceback, no droppings."""
     before = names(work)
-    for wait in (0.15, 0.4, 0.7):
-        command = [*BNFOLD, "keras.onnx", "-o", "x.onnx"]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(command, start_new_session=True, env=ENVIRONMENT, **pipes) as process:
-            time.sleep(wait)
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGINT)
-            _, err = process.communicate()
-        if process.returncode == 130:
-            assert err == b""
-        elif process.returncode != 0:  # it was not yet in bnfold: Python's own start was interrupted
-            assert b"bnfold/cli.py" not in err
-        (work / "x.onnx").unlink(missing_ok=True)  # in place already where the interrupt met the printing
-        assert names(work) == before
+    program = [sys.executable, "-c", INTERRUPTED.format(module=module, function=function)]
+    done = subprocess.run(program, capture_output=True, check=False, env=ENVIRONMENT, start_new_session=True)
+    assert (done.returncode, done.stderr) == (130, b"")
+    assert names(work) == before
 
 
 def test_a_closed_pipe(work: Path) -> None:

@@ -123,8 +123,8 @@ class Verifier:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.kill()
-        self._child.communicate()
+        with self._child:  # closes the pipes, also one that was not yet written to, and waits
+            self._child.kill()
 
     def compare(
         self, original: Runnable, folded: Runnable, outputs: Sequence[str], taps: Sequence[Tap]

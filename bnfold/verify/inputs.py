@@ -24,7 +24,9 @@ DRAWS = 2
 
 
 def draws(engine: Engine, outputs: Sequence[str]) -> list[Feeds]:
-    """`DRAWS` sets of inputs with which the outputs are finite, fewer where no more are found, at least one set.
+    """`DRAWS` sets of inputs with which the outputs are finite, fewer where no more are found.
+
+    Where there are none, `DRAWS` sets with which the fewest elements are not.
 
     Raises what the engine says where no extents are accepted, ValueError where an input holds no numbers.
     """
@@ -39,17 +41,15 @@ def draws(engine: Engine, outputs: Sequence[str]) -> list[Feeds]:
 
 
 def _finite_draws(engine: Engine, outputs: Sequence[str], extent: int, below: int) -> list[Feeds]:
-    drawn: list[Feeds] = []
-    first: Feeds = {}
+    tried: list[tuple[int, Feeds]] = []
     for seed, spread in enumerate(SPREADS):
         feeds = {i.name: _draw(i, extent, below, spread, seed) for i in engine.inputs}
-        first = first or feeds
-        values = engine.run(outputs, feeds)
-        if all(np.isfinite(v).all() for v in values if isinstance(v, np.ndarray) and v.dtype.kind == "f"):
-            drawn.append(feeds)
-        if len(drawn) == DRAWS:
+        values = [v for v in engine.run(outputs, feeds) if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
+        tried.append((sum(v.size - int(np.count_nonzero(np.isfinite(v))) for v in values), feeds))
+        finite = [feeds for lost, feeds in tried if not lost]
+        if len(finite) == DRAWS:
             break
-    return drawn or [first]
+    return finite or [feeds for _, feeds in sorted(tried, key=lambda pair: pair[0])[:DRAWS]]
 
 
 def _draw(value: Input, extent: int, below: int, spread: float, seed: int) -> npt.NDArray[Any]:

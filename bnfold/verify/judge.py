@@ -39,7 +39,7 @@ class Difference:
 
     Where a channel has few elements, `sizes` has one entry for all, since 0 may be the largest by chance.
     For tensors that hold no fractions `by` is the share of elements that differ, and `sizes` is 1.
-    Infinite where shape or dtype differ, or the second is not finite where the first is; `problem` then says so.
+    Infinite where shape or dtype differ, or the second has become infinite or NaN; `problem` then says so.
     `compared` elements were looked at; `skipped` ones were not, since the first is not finite there.
     """
 
@@ -76,8 +76,8 @@ def _distance(first: Array, second: Array) -> Difference:
     skipped = 0
     if not (np.isfinite(size.max(initial=0.0)) and np.isfinite(gap.max(initial=0.0))):
         finite = np.isfinite(first)
-        if not np.isfinite(second[finite]).all():
-            return _apart("it is infinite or NaN where the original is finite")
+        if (~np.isfinite(second) & ~np.isnan(first) & (first != second)).any():
+            return _apart("it is infinite or NaN where the original is not")
         gap, size = np.where(finite, gap, 0), np.where(finite, size, 0)
         skipped = finite.size - int(np.count_nonzero(finite))
     compared = gap.size - skipped
@@ -133,6 +133,7 @@ def judge(found: Sequence[Difference], noises: Sequence[Channels] | None, floor:
         scale = float(difference.sizes.max()) or 1.0
         told = None if noises is None else float(own[channel]) / scale
         error, limit = float(by[channel]) / scale, float(allowed[channel]) / scale
-        verdict = Verdict(error, told, limit, difference.problem, *counts)
+        problem = difference.problem if excess[channel] > 1 else ""  # the original wavers as much
+        verdict = Verdict(error, told, limit, problem, *counts)
         verdicts.append((float(excess[channel]), verdict))
     return max(verdicts, key=lambda pair: pair[0])[1]
