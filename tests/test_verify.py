@@ -424,6 +424,39 @@ def test_integers_are_compared_exactly_unless_the_original_wavers() -> None:
     assert not wavering.problem
 
 
+def wrapped(kind: str, values: np.ndarray[Any, Any]) -> Any:
+    """`values` as the runtimes return them from an output that is no tensor."""
+    if kind == "sequence":
+        return [np.ones((1, 2), np.float32), values]
+    scores = {f"class {n}": float(value) for n, value in enumerate(values.ravel())}
+    return scores if kind == "map" else [scores]
+
+
+@pytest.mark.parametrize("kind", ["sequence", "map", "sequence of maps"])
+def test_sequences_and_maps_are_compared_by_element(kind: str) -> None:
+    values = np.linspace(1, 2, 3600, dtype=np.float32).reshape(1, 1, 60, 60)  # more than NumPy prints
+    fault = values.copy()
+    fault[..., 10:50, 10:50] = -7
+    first = wrapped(kind, values)
+
+    def passed(second: Any) -> bool:
+        return judge([difference(first, second)], [difference(first, first).by], 1e-6).passed
+
+    assert difference(first, first).compared >= values.size
+    assert passed(wrapped(kind, values))
+    assert passed(wrapped(kind, values * np.float32(1 + 2**-22)))
+    assert not passed(wrapped(kind, fault))
+    assert not passed(wrapped(kind, fault * np.float32(np.inf)))
+    assert not passed(type(first)())
+    assert not passed(values)
+
+
+def test_absent_and_empty_values_that_are_no_tensors() -> None:
+    assert not difference(None, None).by.any()
+    assert difference(None, np.ones(3)).problem
+    assert difference([], []).compared == 0
+
+
 def test_empty_and_zero_tensors() -> None:
     for shape in ((0,), (2, 0), (2, 0, 3), (1, 3, 2)):
         zeros = np.zeros(shape, np.float32)

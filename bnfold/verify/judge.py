@@ -51,10 +51,38 @@ class Difference:
 
 
 def difference(first: Any, second: Any) -> Difference:
-    """The difference of two outputs of a run; `first` is the original's."""
-    if not isinstance(first, np.ndarray) or not isinstance(second, np.ndarray):
-        same = repr(first) == repr(second)
-        return Difference(np.full(1, 0.0 if same else np.inf), np.ones(1), "" if same else "the values differ")
+    """The difference of two outputs of a run, tensors or sequences or maps of them; `first` is the original's."""
+    if not any(isinstance(value, list | dict) for value in (first, second)):
+        return _tensors(np.asarray(first), np.asarray(second))
+    if type(first) is not type(second):
+        return _apart(f"a {type(first).__name__} became a {type(second).__name__}")
+    if len(first) != len(second):
+        return _apart(f"{len(first)} entries became {len(second)}")
+    return _joined([difference(a, b) for a, b in zip(_entries(first), _entries(second), strict=True)])
+
+
+def _entries(values: list[Any] | dict[Any, Any]) -> list[Any]:
+    """Of a sequence; of a map its keys, in order, and their values."""
+    if isinstance(values, list):
+        return values
+    keys = sorted(values)
+    return [np.array(keys), np.array([values[key] for key in keys])]
+
+
+def _joined(parts: list[Difference]) -> Difference:
+    """Of a sequence, from those of its entries: the channels of all, or the first entry that is apart."""
+    for number, one in enumerate(parts):
+        if np.isinf(one.by).any():
+            return _apart(f"entry {number}: {one.problem}")
+    nothing = [np.zeros(0)]
+    by = np.concatenate(nothing + [one.by for one in parts])
+    sizes = np.concatenate(nothing + [np.broadcast_to(one.sizes, one.by.shape) for one in parts])
+    problem = next((f"entry {n}: {one.problem}" for n, one in enumerate(parts) if one.problem), "")
+    counts = sum(one.compared for one in parts), sum(one.skipped for one in parts)
+    return Difference(by, sizes, problem, *counts) if by.size else Difference(np.zeros(1), np.zeros(1), "", 0)
+
+
+def _tensors(first: Array, second: Array) -> Difference:
     if first.shape != second.shape or first.dtype != second.dtype:
         told = [f"{a.dtype}{list(a.shape)}" for a in (first, second)]
         return _apart(f"{told[0]} became {told[1]}")
