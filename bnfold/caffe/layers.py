@@ -51,7 +51,8 @@ class Row:
 
     `bottoms`, `tops`: the fewest and the most. `in_place`: whether a top may be the bottom it is written over.
     `shares`: whether the tops show the memory of the first bottom. `fixed`: its nodes are parts of a layer that stays
-    or goes as a whole; False where the layer is no more than an affine or a linear operator.
+    or goes as a whole; False where the layer is no more than an affine or a linear operator. `lenient`: the layer is
+    opaque where its numbers do not fit, since forks differ in it; else they are a fault of the file.
     """
 
     describe: Describe
@@ -61,6 +62,7 @@ class Row:
     in_place: Rule = never
     shares: Rule = never
     fixed: bool = True
+    lenient: bool = False
 
     def check(self, b: Builder) -> None:
         """Raises InputError for a number of bottoms or tops that the type does not take."""
@@ -119,7 +121,7 @@ ROWS: dict[str, Row] = {
     "CuDNNBatchNorm": Row(batchnorm.cudnn_batch_norm, in_place=always, fixed=False),
     "Deconvolution": Row(linear.deconvolution, SOME, SOME, fixed=False),
     "DepthwiseConvolution": Row(linear.depthwise, SOME, SOME, fixed=False),
-    "DetectionOutput": Row(detection.detection_output, (3, 5)),
+    "DetectionOutput": Row(detection.detection_output, (3, 5), lenient=True),
     "DummyData": Row(source.dummy_data, (0, 0), SOME),
     "Eltwise": Row(element.eltwise, SEVERAL, in_place=element.eltwise_in_place),
     "Embed": Row(linear.embed),
@@ -137,7 +139,7 @@ ROWS: dict[str, Row] = {
     "Permute": Row(form.permute, shares=form.shares_permuted),
     "Pooling": Row(spatial.pooling, ONE, ONE_OR_TWO),
     "Power": Row(element.power, in_place=always),
-    "PriorBox": Row(detection.prior_box, TWO),
+    "PriorBox": Row(detection.prior_box, TWO, lenient=True),
     "RNN": Row(recurrent.rnn, SEVERAL, SOME),
     "ROIPooling": Row(spatial.roi_pooling, TWO),
     "Reduction": Row(form.reduction),
@@ -154,7 +156,7 @@ ROWS: dict[str, Row] = {
     "SyncBN": Row(batchnorm.bn, in_place=always, fixed=False),
     "Tile": Row(form.tile),
     "Upsample": Row(spatial.upsample, ONE_OR_TWO),
-    "Yolov3DetectionOutput": Row(detection.yolov3_detection_output, SOME),
+    "Yolov3DetectionOutput": Row(detection.yolov3_detection_output, SOME, lenient=True),
 }
 
 

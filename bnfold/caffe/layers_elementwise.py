@@ -26,15 +26,20 @@ def operator(op: str) -> Callable[[Builder], list[Value]]:
 
 
 def relu(b: Builder) -> list[Value]:
-    slope = b.param.relu_param.negative_slope
-    return [b.node("LeakyRelu", b.x, alpha=slope) if slope else b.node("Relu", b.x)]
+    p = b.param.relu_param
+    return [_rectified(b, p.negative_slope, 6.0 if p.relu6 else math.inf)]
 
 
 def relu6(b: Builder) -> list[Value]:
-    slope = b.param.relu6_param.negative_slope
+    return [_rectified(b, b.param.relu6_param.negative_slope, 6.0)]
+
+
+def _rectified(b: Builder, slope: float, most: float) -> Value:
+    """min(max(x, 0) + slope·min(x, 0), most)."""
     if slope:
-        return [b.node("Min", b.node("LeakyRelu", b.x, alpha=slope), 6.0)]
-    return [b.node("Clip", b.x, 0.0, 6.0)]
+        y = b.node("LeakyRelu", b.x, alpha=slope)
+        return y if most == math.inf else b.node("Min", y, most)
+    return b.node("Relu", b.x) if most == math.inf else b.node("Clip", b.x, 0.0, most)
 
 
 def prelu(b: Builder) -> list[Value]:
