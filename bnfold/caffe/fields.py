@@ -15,7 +15,8 @@ HARMLESS: dict[str, frozenset[str]] = {
         "default_backward_type default_forward_math default_backward_math global_grad_scale "
         "default_conv_algos_override default_cudnn_math_override reduce_buckets",
         "LayerParameter": "loss_weight propagate_down loss_param accuracy_param hdf5_data_param hdf5_output_param "
-        "python_param engine multinode forward_type backward_type forward_math backward_math debug",
+        "annotated_data_param video_data_param detectnet_groundtruth_param detectnet_augmentation_param python_param "
+        "engine multinode forward_type backward_type forward_math backward_math debug",
         "ParamSpec": "lr_mult decay_mult",
         # The numbers of a random filler; that it is one makes the layer opaque where it is not for weights.
         "FillerParameter": "min max mean std sparse variance_norm",
@@ -25,6 +26,7 @@ HARMLESS: dict[str, frozenset[str]] = {
         "BiasParameter": "filler",
         "ConvolutionParameter": "weight_filler bias_filler engine force_nd_im2col conv_algos_override "
         "cudnn_convolution_algo_seeker cudnn_math_override",
+        "CuDNNBatchNormParameter": "frozen momentum scale_filler bias_filler engine",
         "DataParameter": "source scale mean_file batch_size mirror rand_skip backend force_encoded_color prefetch "
         "shuffle threads parser_threads cache",
         "DetectionOutputParameter": "save_output_param visualize visualize_threshold save_file",
@@ -56,7 +58,7 @@ HARMLESS: dict[str, frozenset[str]] = {
 def resembling(name: str, known: frozenset[str]) -> str:
     """The field in `known` that `name` probably means: one or two letters away, or with an end more; "" if none."""
     bare = {field.removesuffix("_param"): field for field in sorted(known)}
-    stem = name.removesuffix("_param")
+    stem = name.removesuffix("s").removesuffix("_param") if "_param" in name else name
     near = min(bare, key=lambda field: _distance(stem, field), default="")
     if near and _distance(stem, near) <= min(2, len(near) // 2, len(stem) // 2):
         return bare[near]

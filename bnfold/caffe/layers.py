@@ -82,10 +82,11 @@ def _cut(_b: Builder) -> list[Value]:
     return []
 
 
-_UNARY = {"AbsVal": "Abs", "BNLL": "Softplus", "Sigmoid": "Sigmoid", "TanH": "Tanh", "Dropout": "Identity"}
+_UNARY = {"AbsVal": "Abs", "BNLL": "Softplus", "Sigmoid": "Sigmoid", "TanH": "Tanh"}
 _NEURONS: dict[str, Describe] = {
     **{kind: element.operator(op) for kind, op in _UNARY.items()},
     "Clip": element.clip,
+    "Dropout": element.dropout,
     "ELU": element.elu,
     "Exp": element.exp,
     "Log": element.log,

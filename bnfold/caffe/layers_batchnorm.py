@@ -71,7 +71,7 @@ def batch_norm(b: Builder) -> list[Value]:
     return _normalize(b, recipe)
 
 
-def _of_the_batch(p: pb.BatchNormParameter) -> str:
+def _of_the_batch(p: pb.BatchNormParameter | pb.CuDNNBatchNormParameter) -> str:
     return "use_global_stats is false" if p.HasField("use_global_stats") and not p.use_global_stats else ""
 
 
@@ -90,10 +90,11 @@ def _doubt_factor(b: Builder, order: tuple[str, ...]) -> None:
 
 
 def cudnn_batch_norm(b: Builder) -> list[Value]:
-    p = b.param.cudnn_batch_norm_param if b.param.HasField("cudnn_batch_norm_param") else b.param.batch_norm_param
+    """Type CuDNNBatchNorm (SENet, GENet), which takes batch_norm_param, too."""
     for name in ("relu", "disable_mean", "disable_variance", "add_eps_before_sqrt"):
-        if p.HasField(name):
+        if b.param.batch_norm_param.HasField(name):
             raise Unknown(f"what `{name}` means to type {b.layer.type} is not known")
+    p = b.param.cudnn_batch_norm_param if b.param.HasField("cudnn_batch_norm_param") else b.param.batch_norm_param
     return _normalize(b, Recipe(_order(b, [PLAIN]), max(p.eps, CUDNN_MIN_EPS), _of_the_batch(p)))
 
 

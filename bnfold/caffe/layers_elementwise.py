@@ -53,6 +53,12 @@ def prelu(b: Builder) -> list[Value]:
     return [b.node("PRelu", b.x, b.blob(0, (channels,), (channels, *(1,) * (rank - 2))))]
 
 
+def dropout(b: Builder) -> list[Value]:
+    """The identity; where training did not scale what it kept (Fast R-CNN's Caffe), inference does: (1 − ratio)·x."""
+    p = b.param.dropout_param
+    return [b.node("Identity", b.x) if p.scale_train else b.node("Mul", b.x, 1 - p.dropout_ratio)]
+
+
 def elu(b: Builder) -> list[Value]:
     return [b.node("Elu", b.x, alpha=b.param.elu_param.alpha)]
 

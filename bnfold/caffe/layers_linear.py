@@ -52,13 +52,10 @@ def window(b: Builder, rank: int) -> Window:
             raise b.fail(f"{height} and {width} go with two spatial axes and without {name}")
         return [getattr(p, height), getattr(p, width)]
 
-    one = [
-        *p.dilation,
-        *([p.hole] if p.HasField("hole") else ()),
-        *([p.filter_stride] if p.HasField("filter_stride") else ()),
-    ]
-    if p.dilation and len(one) > len(p.dilation):
+    names = [name for name in ("hole", "filter_stride") if p.HasField(name)]
+    if len(names) + bool(p.dilation) > 1:
         raise b.fail("the layer has a dilation under two names")
+    dilation = [getattr(p, name) for name in names] or p.dilation
     pad = values("pad", "pad_h", "pad_w", p.pad, 0)
     begin, end = sides(b, p, pad) if rank == 2 else (pad, pad)
     found = Window(
@@ -66,7 +63,7 @@ def window(b: Builder, rank: int) -> Window:
         values("stride", "stride_h", "stride_w", p.stride, 1),
         begin,
         end,
-        values("hole", "hole_h", "hole_w", one, 1),
+        values("dilation", "hole_h", "hole_w", dilation, 1),
     )
     for extents in zip(found.kernel, found.stride, found.dilation, strict=True):
         b.positive(**dict(zip(("kernel_size", "stride", "dilation"), extents, strict=True)))

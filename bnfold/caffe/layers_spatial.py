@@ -230,7 +230,8 @@ def _resized(b: Builder, x: Value, size: list[int], **attributes: str) -> Value:
 def upsample(b: Builder) -> list[Value]:
     """With a pooling mask as second bottom each value goes back to where it was (SegNet), else it is repeated."""
     p = b.param.upsample_param
-    b.positive(scale=p.scale)
+    if p.HasField("scale"):
+        b.positive(scale=p.scale)
     b.rank4(b.x)
     if len(b.bottoms) == 2:
         return [_unpooled(b, p)]

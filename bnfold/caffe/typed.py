@@ -102,10 +102,10 @@ def set_field(proto: Proto, name: str, entry: Entry) -> None:
 
 @functools.cache
 def _fields(descriptor: Descriptor) -> dict[str, tuple[FieldDescriptor, bool]]:
-    return {field.name: (field, _is_repeated(field)) for field in descriptor.fields}
+    return {field.name: (field, is_repeated(field)) for field in descriptor.fields}
 
 
-def _is_repeated(field: FieldDescriptor) -> bool:
+def is_repeated(field: FieldDescriptor) -> bool:
     try:
         return bool(field.is_repeated)
     except AttributeError:  # protobuf before 6.31

@@ -24,7 +24,8 @@ from .build import Array, blob, fold, layer, noise, save, stored
 Net = tuple[str, dict[str, list[Array]]]
 """The prototxt, and the blobs by layer."""
 INPUTS = {"x": (2, 4, 6, 6), "flags": (2, 4), "r": (3, 5), "size": (1, 3, 24, 24), "m": (2, 4, 6, 6), "n": (2,),
-          "w": (2, 4, 1, 1), "loc": (1, 8), "conf": (1, 6), "prior": (1, 2, 8), "cells": (1, 16, 3, 3)}  # fmt: skip
+          "w": (2, 4, 1, 1), "loc": (1, 8), "conf": (1, 6), "prior": (1, 2, 8), "cells": (1, 16, 3, 3),
+          "h": (1, 4, 3), "c0": (1, 4, 3)}  # fmt: skip
 
 
 def net(rows: str, **blobs: list[Array]) -> Net:
