@@ -52,7 +52,8 @@ class Row:
     `bottoms`, `tops`: the fewest and the most. `in_place`: whether a top may be the bottom it is written over.
     `shares`: whether the tops show the memory of the first bottom. `fixed`: its nodes are parts of a layer that stays
     or goes as a whole; False where the layer is no more than an affine or a linear operator. `lenient`: the layer is
-    opaque where its numbers do not fit, since forks differ in it; else they are a fault of the file.
+    opaque where its numbers do not fit, since forks differ in it; else they are a fault of the file. `own`: the
+    description reads fields that the schema lacks from the text itself.
     """
 
     describe: Describe
@@ -63,6 +64,7 @@ class Row:
     shares: Rule = never
     fixed: bool = True
     lenient: bool = False
+    own: bool = False
 
     def check(self, b: Builder) -> None:
         """Raises InputError for a number of bottoms or tops that the type does not take."""
@@ -172,11 +174,12 @@ def register(
     """Teach bnfold a layer type of your own, or describe one anew.
 
     `describe` gets a `bnfold.caffe.builder.Builder`, appends ONNX nodes with its `node`, and returns one value for each
-    top. Parameters are in `builder.param` where bnfold knows their message, else as text in `builder.layer.block`:
+    top. Parameters are in `builder.param` where bnfold knows their message, else as text in `builder.layer.block`; all
+    of them are for `describe` to read:
 
         def mish(b):
             return [b.node("Mul", b.x, b.node("Tanh", b.node("Softplus", b.x)))]
 
         register("Mish", mish, in_place=True)
     """
-    ROWS[kind] = Row(describe, bottoms, tops, in_place=always if in_place else never)
+    ROWS[kind] = Row(describe, bottoms, tops, in_place=always if in_place else never, own=True)

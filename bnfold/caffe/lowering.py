@@ -158,7 +158,7 @@ class _Lowering:
         if row.role is Role.SOURCE:
             row.check(builder)
             return self._source(builder, row.describe(builder), "; ".join(item.what for item in layer.unread))
-        if layer.unread:
+        if layer.unread and not row.own:
             reason = "; ".join(item.what for item in layer.unread)
             return self._opaque(builder, reason, layer.unread[0].place)
         nodes = len(self.result.graph.nodes)

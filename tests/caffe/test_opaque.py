@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bnfold.caffe.builder import Builder
 from bnfold.caffe.export import model
+from bnfold.caffe.layers import ROWS, register
 from bnfold.cli import main
 from bnfold.errors import InputError, StrictError, UsageError
+from bnfold.graph import Value
 from bnfold.records import Opaque
 from bnfold.report import as_data, as_tables
 
@@ -106,6 +109,19 @@ def test_the_type_in_a_record_is_the_layers(tmp_path: Path) -> None:
     behind = scaled("s", "y2", "z")
     told = as_data(fold(save(tmp_path, batch + behind, {"b": batch_norm(4), "s": scale(4)})).result)
     assert sorted(layer["type"] for record in told["kept"] for layer in record["layers"]) == ["BatchNorm", "Scale"]
+
+
+def test_a_description_of_ones_own_reads_its_own_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS, "Leak", ROWS["ReLU"])
+
+    def leak(b: Builder) -> list[Value]:
+        assert b.layer.block is not None
+        (param,) = b.layer.block.messages("leak_param")
+        return [b.node("LeakyRelu", b.x, alpha=param.all("slope")[0].real())]
+
+    register("Leak", leak)
+    files = save(tmp_path, SIMPLE + layer("Leak", "l", "c", "y", "leak_param { slope: 0.5 }"), WEIGHTS)
+    assert not check(files).result.opaque
 
 
 # -------------------------------------------------------------------------------------------------- the net's files
