@@ -55,7 +55,7 @@ class CaffeDocument:
     def style(self) -> Style:
         """In V1 nets what stays of a BN is a BN again."""
         cost = 3 if self.net.version == 2 else 2
-        return Style(batch_norm=cost, layer=4, unread_outputs=True, growth=partial(growth, self.net))
+        return Style(cost, layer=4, unread_outputs=True, unranked=True, growth=partial(growth, self.net))
 
     def graphs(self) -> Sequence[Graph]:
         return [self.lowered.graph]

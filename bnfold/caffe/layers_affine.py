@@ -17,7 +17,8 @@ def scale(b: Builder) -> list[Value]:
         return [b.node("Add", y, _blob(b, 0, axis, shape)) if p.bias_term else y]
     b.want_blobs(1 + p.bias_term)
     if b.x.shape is None and (p.axis, p.num_axes) == (1, 1):
-        return [_channelwise(b, p.bias_term)]
+        y = _channelwise(b, gamma=0)
+        return [_channelwise(b, beta=1, x=y) if p.bias_term else y]
     axis, shape = _span(b, p.axis, p.num_axes)
     y = b.node("Mul", b.x, _blob(b, 0, axis, shape))
     return [b.node("Add", y, _blob(b, 1, axis, shape)) if p.bias_term else y]
@@ -30,6 +31,8 @@ def bias(b: Builder) -> list[Value]:
         axis, _ = _against_second(b, p.axis)
         return [b.node("Add", b.x, _spread(b, b.bottoms[1], axis))]
     b.want_blobs(1)
+    if b.x.shape is None and (p.axis, p.num_axes) == (1, 1):
+        return [_channelwise(b, beta=0)]
     axis, shape = _span(b, p.axis, p.num_axes)
     return [b.node("Add", b.x, _blob(b, 0, axis, shape))]
 
@@ -73,9 +76,13 @@ def _blob(b: Builder, index: int, axis: int, shape: Shape) -> Value:
     return b.blob(index, wanted, wanted + behind)
 
 
-def _channelwise(b: Builder, with_bias: bool) -> Value:
-    """Behind a blob of unknown rank: a BatchNormalization whose statistics do nothing, which broadcasts by itself."""
+def _channelwise(b: Builder, gamma: int | None = None, beta: int | None = None, x: Value | None = None) -> Value:
+    """γ·x or x + β along axis 1 of a blob of unknown rank, by default the bottom; γ and β by their blobs' numbers.
+
+    A BatchNormalization broadcasts by itself, which no Mul or Add does; the rest of its statistics does nothing.
+    """
     channels = b.want_axes(0, 1)[-1:]
-    gamma, ones, zeros = b.blob(0, channels), b.fill(channels, 1.0), b.fill(channels, 0.0)
-    beta = b.blob(1, channels) if with_bias else zeros
-    return b.node("BatchNormalization", b.x, gamma, beta, zeros, ones, epsilon=0.0)
+    ones, zeros = b.fill(channels, 1.0), b.fill(channels, 0.0)
+    factor = ones if gamma is None else b.blob(gamma, channels)
+    shift = zeros if beta is None else b.blob(beta, channels)
+    return b.node("BatchNormalization", b.x if x is None else x, factor, shift, zeros, ones, epsilon=0.0)

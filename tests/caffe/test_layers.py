@@ -285,7 +285,7 @@ def test_folding_goes_on_behind_an_unknown_layer(tmp_path: Path) -> None:
     three, four = [noise("m", 3), noise("v", 3) ** 2, np.ones(1)], [noise("m", 4), noise("v", 4) ** 2, np.ones(1)]
     blobs = {"bn0": three, "s": [noise("g", 3), noise("b", 3)], "c": [noise("w", 4, 3, 3, 3)], "bn": four}
     low = lowered(tmp_path, text, blobs)
-    assert [node.op for node in low.graph.nodes] == ["caffe.Mystery", *["BatchNormalization"] * 2, "Conv",
+    assert [node.op for node in low.graph.nodes] == ["caffe.Mystery", *["BatchNormalization"] * 3, "Conv",
                                                      "BatchNormalization", "Relu"]  # fmt: skip
     assert low.layers[4].tops[0].shape == (None, 4, None, None)
     assert [layer.name for layer in low.opaque] == ["m"]
