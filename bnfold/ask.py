@@ -80,7 +80,8 @@ class Asking:
         """Refuse where the content of `value` must stay."""
         reason = self.view.public(value)
         if reason:
-            raise refuse("output", f"{value.name!r} is {reason}, so its content must stay", value.producer)
+            code, hint = value.note or ("output", "")
+            raise refuse(code, f"{value.name!r} is {reason}, so its content must stay", value.producer, hint)
 
     def pass_up(self, source: Value, part: Float64 | Refusal, kind: float, depth: int) -> None:
         if isinstance(part, Refusal):

@@ -102,7 +102,8 @@ def find_chains(graph: Graph, result: Plan, unranked: bool = False) -> list[Chai
         else:
             tails[node.outputs[0]] = Chain([node], source, node.outputs[0], found)
     for origin, note in graph.notes.items():
-        result.stayed.append(Stayed(str(getattr(origin, "name", origin)), "BatchNorm", Refusal(*note)))
+        kind = str(getattr(origin, "type", "BatchNorm"))
+        result.stayed.append(Stayed(str(getattr(origin, "name", origin)), kind, Refusal(*note)))
     order = {node: i for i, node in enumerate(graph.nodes) if node.op in AFFINE}
     return sorted(tails.values(), key=lambda chain: order[chain.nodes[0]])
 

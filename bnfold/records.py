@@ -22,6 +22,7 @@ HINTS = {
     "bias": "what is left costs one addition",
     "dynamic": "have the exporter write it as a constant",
     "input": "it can be moved into the preprocessing of the input by hand",
+    "memory": "give the layer in place a top of its own",
     "negative": "with the normalisation before the pooling or activation it folds, which is another network",
     "nonlinear": "with the normalisation next to a convolution it folds, which is another network",
     "output": "if nobody needs that value, take it out of the outputs",

@@ -2,12 +2,13 @@
 
 Each layer is described by its row in layers.py. Here in-place chains are taken apart, memory that Caffe shares between
 blobs is watched, and names are given: the last version of a blob keeps its name, an input always keeps it.
-A layer that no row describes, or that needs a shape which is not known, becomes a node `caffe.TYPE` of unknown result.
+A layer that no row describes, that needs a shape which is not known, or that reads memory which another layer has
+overwritten (see memory.py) becomes a node `caffe.TYPE` of unknown result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..names import Names
 from ..roles import AFFINE
 from .builder import FLOAT, Builder, Unknown
 from .layers import ROWS, Role, Row
+from .memory import Memory
 from .net import CaffeNet, Layer
 
 OPSETS = range(13, 24)
@@ -37,11 +39,18 @@ class LoweredLayer:
 
 @dataclass(eq=False, slots=True)
 class Lowered:
-    """`opaque` says of each layer that has no description here why."""
+    """`opaque` says of each layer that has no description here why.
+
+    `clobbered` are the reads of overwritten memory; `kept` is all that lies in such memory, and `unproven` the blobs
+    there that are outputs of the net, which the graph does not have.
+    """
 
     graph: Graph
     layers: list[LoweredLayer] = field(default_factory=list)
     opaque: dict[Layer, str] = field(default_factory=dict)
+    clobbered: list[InputError] = field(default_factory=list)
+    kept: set[Value] = field(default_factory=set)
+    unproven: list[str] = field(default_factory=list)
 
 
 def lower(
@@ -76,8 +85,7 @@ class _Lowering:
         self.readers: dict[Value, list[Layer]] = {}
         self.cut: set[Value] = set()
         self.measured: set[Value] = set()
-        self.memory: dict[Value, list[Value]] = {}
-        self.overwritten: dict[Value, Layer] = {}
+        self.memory = Memory()
 
     def run(self) -> Lowered:
         read_later = _read_later(self.net.layers)
@@ -86,6 +94,7 @@ class _Lowering:
             bottoms = [self._read(layer, name) for name in layer.bottoms]
             if row is not None and row.role is Role.CUT and not read_later[layer]:
                 item = LoweredLayer(layer, bottoms, [Value(name) for name in layer.tops], [])
+                self._clobbered(layer, row, bottoms)
                 self.cut.update(bottoms)
                 for value in bottoms:
                     value.public = value.public or f"read by {layer.type} {layer.name!r}"
@@ -104,18 +113,7 @@ class _Lowering:
     def _read(self, layer: Layer, name: str) -> Value:
         if name not in self.current:
             raise InputError(f"no layer before makes the bottom blob {name!r}", where=layer.where)
-        value = self.current[name]
-        if value in self.overwritten:
-            raise self._clobbered(value, f"layer {layer.name} reads blob {name!r}", layer.where)
-        return value
-
-    def _clobbered(self, value: Value, what: str, where: str) -> InputError:
-        writer = self.overwritten[value]
-        return InputError(
-            f"{what}, but layer {writer.name}, in place on blob {writer.tops[0]!r}, overwrites their common memory",
-            where=where,
-            hint=f"give layer {writer.name} a top of its own",
-        )
+        return self.current[name]
 
     # ------------------------------------------------------------------------------------------------- one layer
 
@@ -124,27 +122,48 @@ class _Lowering:
             self.result.graph, layer, bottoms, opset=self.opset, names=self.names, constants=self.constants,
             fixed=row is None or row.fixed, order=self.order,
         )  # fmt: skip
+        clobbered = self._clobbered(layer, row, bottoms)
         if row is None or row.role is Role.CUT:
-            return self._opaque(builder, f"bnfold does not know the type {layer.type}")
+            return self._opaque(builder, clobbered or f"bnfold does not know the type {layer.type}")
         row.check(builder)
         if row.role is Role.SOURCE:
             return LoweredLayer(layer, [], self._inputs(builder, row), [])
-        nodes = len(self.result.graph.nodes)
+        nodes, shapes = len(self.result.graph.nodes), []
         try:
             tops = _separate(builder, row.describe(builder))
-        except Unknown as reason:
-            for node in self.result.graph.nodes[nodes:]:
-                for value in node.inputs:
-                    if value is not None:
-                        value.readers.remove(node)
-            del self.result.graph.nodes[nodes:]
-            return self._opaque(builder, str(reason))
-        return LoweredLayer(layer, bottoms, tops, builder.nodes)
+            if not clobbered:
+                return LoweredLayer(layer, bottoms, tops, builder.nodes)
+            reason, shapes = clobbered, [value.shape for value in tops]
+            if not row.fixed and any(node.op in AFFINE for node in builder.nodes):
+                self.result.graph.notes[layer] = ("memory", clobbered)
+        except Unknown as unknown:
+            reason = str(unknown)
+        self._undo(nodes)
+        return self._opaque(builder, reason, shapes)
 
-    def _opaque(self, builder: Builder, reason: str) -> LoweredLayer:
+    def _clobbered(self, layer: Layer, row: Row | None, bottoms: list[Value]) -> str:
+        """What is to be said of a layer that reads overwritten memory, "" of others."""
+        told = [
+            self.memory.clobber(value, f"layer {layer.name} reads blob {name!r}", layer.where)
+            for name, value in zip(layer.bottoms, bottoms, strict=True)
+            if self.memory.lost(value) and (row is None or row.role is not Role.SINK)
+        ]
+        return "; ".join(told)
+
+    def _undo(self, nodes: int) -> None:
+        """Take the nodes of the layer, all but the first `nodes`, out of the graph."""
+        for node in self.result.graph.nodes[nodes:]:
+            for value in node.inputs:
+                if value is not None:
+                    value.readers.remove(node)
+        del self.result.graph.nodes[nodes:]
+
+    def _opaque(self, builder: Builder, reason: str, shapes: Sequence[Shape | None] = ()) -> LoweredLayer:
         layer = builder.layer
         self.result.opaque[layer] = reason
         tops = [Value(self.names.unique(f"{layer.name}/{layer.type}"), dtype=FLOAT) for _ in layer.tops]
+        for value, shape in zip(tops, shapes, strict=False):
+            value.shape = shape
         node = self.result.graph.add_node(
             f"caffe.{layer.type}", builder.bottoms, tops, {}, origin=layer, name=layer.name, version=1
         )
@@ -171,15 +190,12 @@ class _Lowering:
                 self._overwrite(layer, row, item.bottoms[index], value)
             elif name in self.current:
                 raise InputError(f"a second layer makes blob {name!r}, and not in place", where=layer.where)
+            elif row is not None and row.shares(layer):
+                self.memory.share(item.bottoms[0], value)
             else:
-                self.memory[value] = [value]
+                self.memory.add(value)
             self.current[name] = value
             self.versions.setdefault(name, []).append(value)
-        if row is not None and row.shares(layer):
-            shared = self.memory[item.bottoms[0]]
-            for value in item.tops:
-                shared.append(value)
-                self.memory[value] = shared
 
     def _overwrite(self, layer: Layer, row: Row | None, old: Value, new: Value) -> None:
         others = [reader for reader in self.readers[old] if reader is not layer]
@@ -191,14 +207,12 @@ class _Lowering:
             )
         if row is not None and not row.in_place(layer):
             raise InputError(
-                f"type {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it",
+                f"type {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it, "
+                "so that Caffe computes by accident what comes out",
                 where=layer.where,
                 hint="give the top a name of its own",
             )
-        shared = self.memory[old]
-        self.overwritten.update((value, layer) for value in shared)
-        shared.append(new)
-        self.memory[new] = shared
+        self.memory.overwrite(layer, old, new)
 
     # -------------------------------------------------------------------------------------------------- the interface
 
@@ -224,12 +238,15 @@ class _Lowering:
             value = self.current[name]
             if value in self.readers or (value in self.cut and value in inputs):
                 continue
-            if value in self.overwritten:
-                raise self._clobbered(value, f"the net's output is blob {name!r}", self.versions_origin(value))
-            graph.add_output(value)
-            self._keep_apart(value)
+            if self.memory.lost(value):
+                self.memory.clobber(value, f"the net's output is blob {name!r}", self.versions_origin(value))
+                self.result.unproven.append(name)
+            else:
+                graph.add_output(value)
+                self._keep_apart(value)
         dropped = {value for value in self.cut if value not in self.readers}
         graph.inputs = [value for value in graph.inputs if value not in dropped or value in graph.outputs]
+        self.result.clobbered, self.result.kept = self.memory.clobbered, self.memory.keep(self.result.layers)
 
     def _keep_apart(self, output: Value) -> None:
         """Have affines stay between an output and a blob of which a layer reads the shape.

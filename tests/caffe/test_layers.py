@@ -223,15 +223,6 @@ REFUSED = {
     "in place beside another reader": (layer("TanH") + layer("ReLU", "", "x", "x", "r"), "reads"),
     "sum in place": (layer("ReLU", "", "x", "a", "r") + layer("Eltwise", "", "a x", "a"), "in place"),
     "LRN in place": (layer("ReLU", "", "x", "a", "r") + layer("LRN", "", "a", "a"), "in place"),
-    "memory of Split": (layer("Split", "", "x", "a b", "s") + layer("ReLU", "", "b", "b", "r"), "common memory"),
-    "memory of Flatten": (
-        layer("TanH", "", "x", "a", "t") + layer("Flatten", "", "a", "f", "f") + layer("ReLU", "", "f", "f", "r")
-        + layer("AbsVal", "", "a"), "common memory",
-    ),
-    "memory of a lone Concat": (
-        layer("TanH", "", "x", "a", "t") + layer("Concat", "", "a", "f", "f") + layer("ReLU", "", "f", "f", "r")
-        + layer("AbsVal", "", "a"), "common memory",
-    ),
     "even LRN": (layer("LRN", "lrn_param { local_size: 4 }"), "odd"),
     "pad as large as the kernel": (layer("Pooling", "pooling_param { kernel_size: 2 pad: 2 }"), "smaller than"),
     "kernel beyond the image": (
