@@ -44,8 +44,8 @@ class Value:
     """One blob or tensor between nodes. An unknown shape is None, an unknown extent is None inside the shape.
 
     `readers` has one entry a read. `public` says why the content under this name must not change ("" if it may):
-    "an output of the net", "kept by the user", "read inside a subgraph". `note` says of a value that could have been
-    a constant why it is none: a code and a hint (an initializer that the caller may override).
+    "an output of the net", "kept by the user", "read inside a subgraph". `note` says more of a value that is public,
+    or that could have been a constant and is none: a code and a hint (an initializer that the caller may override).
     """
 
     name: str

@@ -45,7 +45,7 @@ def plan(graph: Graph, style: Style) -> Plan:
 
 def planned(graph: Graph, style: Style) -> Plan:
     result = Plan()
-    chains = find_chains(graph, result)
+    chains = find_chains(graph, result, style.unranked)
     view = View(find_linears(graph), chains, style.unread_outputs)
     decisions = {chain: Decision(chain) for chain in chains}
     gone = twins(decisions, view, graph)
@@ -89,10 +89,11 @@ def find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
     return {node: role(node) for node in nodes}
 
 
-def find_chains(graph: Graph, result: Plan) -> list[Chain]:
+def find_chains(graph: Graph, result: Plan, unranked: bool = False) -> list[Chain]:
     """All chains in topological order; enters into `result` what only looks like an affine, with the reason."""
     tails: dict[Value, Chain] = {}
-    roles = {node: found for node in graph.nodes if not node.fixed and (found := affine(node)) is not None}
+    candidates = (node for node in graph.nodes if not node.fixed)
+    roles = {node: found for node in candidates if (found := affine(node, unranked)) is not None}
     refused = {node: found for node, found in roles.items() if isinstance(found, Refusal)}
     result.stayed += [Stayed(node.name, node.type, found) for node, found in refused.items()]
     torn = {node.origin for node in refused}  # the other nodes of a layer stay with the one that is no affine

@@ -23,6 +23,7 @@ HINTS = {
     "bias": "what is left costs one addition",
     "dynamic": "have the exporter write it as a constant",
     "input": "it can be moved into the preprocessing of the input by hand",
+    "memory": "give the layer in place a top of its own",
     "negative": "with the normalisation before the pooling or activation it folds, which is another network",
     "nonlinear": "with the normalisation next to a convolution it folds, which is another network",
     "output": "if nobody needs that value, take it out of the outputs",
@@ -164,17 +165,20 @@ class Style:
 
     An operation costs 1, a BatchNormalization `batch_norm`; on top comes `layer` for each layer that holds them.
     `unread_outputs`: a document's outputs are what nothing reads, so that an output must not come to be read.
+    `unranked`: it can write an affine along the channels, axis 1, of a value whose rank is not known.
     `growth`: by how many bytes the document grows when chains are written as other affines, or go (None).
     """
 
     batch_norm: int
     layer: int = 0
     unread_outputs: bool = False
+    unranked: bool = False
     growth: Callable[[Mapping[Chain, Affine | None]], int] = lambda _: 0
 
     def cost(self, nodes: Sequence[Node]) -> int:
-        """Of a chain's nodes as they stand."""
-        operations = sum(self.batch_norm if node.op == "BatchNormalization" else 1 for node in nodes)
+        """Of a chain's nodes as they stand. A BatchNormalization may stand for one operation of another layer."""
+        normal = [node.op == "BatchNormalization" and is_batch_norm(node.type) for node in nodes]
+        operations = sum(self.batch_norm if found else 1 for found in normal)
         return operations + self.layer * len({node.origin for node in nodes})
 
     def price(self, affine: Affine) -> int:

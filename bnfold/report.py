@@ -225,8 +225,8 @@ def _verified(told: Data) -> Iterator[Table]:
     word = "Verified" if told["proven"] else "Not proven, and not disproved" if told["passed"] else "NOT EQUAL"
     shown = [c for c in told["outputs"] + told["inner"] if not c["layers"] or not c["proven"]]
     rows = [[c["name"], _figure(c["error"]), _figure(c["limit"]), _said(c)] for c in shown]
-    heading = f"{word} by {told['engine']}, {told['draws']} random inputs; figures relative to each maximum"
-    yield Table(heading, ("value", "difference", "rounding explains", ""), rows)
+    ran = f" by {told['engine']}, {told['draws']} random inputs; figures relative to each maximum"
+    yield Table(word + (ran if told["engine"] else ""), ("value", "difference", "rounding explains", ""), rows)
     inner = sum(c["proven"] for c in told["inner"])
     remarks = [f"compared inside the net too: {inner} values"] if inner else []
     if told["problem"]:

@@ -61,7 +61,7 @@ class CaffeDocument:
     def style(self) -> Style:
         """In V1 nets what stays of a BN is a BN again."""
         cost = 3 if self.net.version == 2 else 2
-        return Style(batch_norm=cost, layer=4, unread_outputs=True, growth=partial(growth, self.net))
+        return Style(cost, layer=4, unread_outputs=True, unranked=True, growth=partial(growth, self.net))
 
     def graphs(self) -> Sequence[Graph]:
         return [self.lowered.graph]
@@ -103,6 +103,7 @@ class CaffeDocument:
         own = [value.name for value in self.lowered.graph.outputs if value in graph.outputs]
         there = {value.name for value in graph.outputs}
         found = [tap for tap in wanted if tap in there]
+        left_out += (f"output {name!r}" for name in self.lowered.unproven)
         return Runnable(write(graph, Header(DEFAULT_OPSET, IR_VERSION)), own, found, left_out=left_out)
 
     def tap(self, value: Value) -> str:

@@ -82,6 +82,8 @@ def _digest(path: Path) -> str:
 
 def _check(net: CaffeNet, lowered: Lowered, dynamic_batch: bool) -> None:
     """Raises InputError where ONNX cannot say what the net is."""
+    if lowered.clobbered:
+        raise lowered.clobbered[0]
     for layer, opaque in lowered.opaque.items():
         hint = "try a fixed batch" if dynamic_batch else "bnfold.caffe.layers.register teaches bnfold a type"
         where = f"{opaque.where}, layer {layer.name or '(no name)'}"

@@ -20,12 +20,12 @@ def scale(b: Builder) -> list[Value]:
         y = b.node("Mul", b.x, _spread(b, b.bottoms[1], axis))
         return [b.node("Add", y, _blob(b, 0, axis, shape)) if p.bias_term else y]
     if not b.layer.blobs and (channels := _fused(b)):
-        return [_normalised(b, (channels,), b.fill((channels,), 1.0), b.fill((channels,), 0.0))]
+        return [_channelwise(b, (channels,))]
     b.want_blobs(1 + p.bias_term)
     if b.x.shape is None and (p.axis, p.num_axes) == (1, 1):
         extents = (b.want_axes(0, 1)[-1],)
-        beta = b.blob(1, extents) if p.bias_term else b.fill(extents, 0.0)
-        return [_normalised(b, extents, b.blob(0, extents), beta)]
+        y = _channelwise(b, extents, gamma=0)
+        return [_channelwise(b, extents, beta=1, x=y) if p.bias_term else y]
     axis, shape = _span(b, p.axis, p.num_axes)
     y = b.node("Mul", b.x, _blob(b, 0, axis, shape))
     return [b.node("Add", y, _blob(b, 1, axis, shape)) if p.bias_term else y]
@@ -56,6 +56,8 @@ def bias(b: Builder) -> list[Value]:
         axis, _ = _against_second(b, p.axis)
         return [b.node("Add", b.x, _spread(b, b.bottoms[1], axis))]
     b.want_blobs(1)
+    if b.x.shape is None and (p.axis, p.num_axes) == (1, 1):
+        return [_channelwise(b, (b.want_axes(0, 1)[-1],), beta=0)]
     axis, shape = _span(b, p.axis, p.num_axes)
     return [b.node("Add", b.x, _blob(b, 0, axis, shape))]
 
@@ -99,7 +101,14 @@ def _blob(b: Builder, index: int, axis: int, shape: Shape) -> Value:
     return b.blob(index, wanted, wanted + behind)
 
 
-def _normalised(b: Builder, channels: tuple[int], gamma: Value, beta: Value) -> Value:
-    """γ·x + β along axis 1: a BatchNormalization whose statistics do nothing, which broadcasts whatever the rank is."""
-    zeros, ones = b.fill(channels, 0.0), b.fill(channels, 1.0)
-    return b.node("BatchNormalization", b.x, gamma, beta, zeros, ones, epsilon=0.0)
+def _channelwise(
+    b: Builder, channels: tuple[int], gamma: int | None = None, beta: int | None = None, x: Value | None = None
+) -> Value:
+    """γ·x or x + β along axis 1 of a blob of unknown rank, by default the bottom; γ and β by their blobs' numbers.
+
+    A BatchNormalization broadcasts by itself, which no Mul or Add does; the rest of its statistics does nothing.
+    """
+    ones, zeros = b.fill(channels, 1.0), b.fill(channels, 0.0)
+    factor = ones if gamma is None else b.blob(gamma, channels)
+    shift = zeros if beta is None else b.blob(beta, channels)
+    return b.node("BatchNormalization", b.x if x is None else x, factor, shift, zeros, ones, epsilon=0.0)

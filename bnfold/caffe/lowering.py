@@ -2,12 +2,13 @@
 
 Each layer is described by its row in layers.py. Here in-place chains are taken apart, memory that Caffe shares between
 blobs is watched, and names are given: the last version of a blob keeps its name, an input always keeps it.
-A layer that no row describes, or that needs a shape which is not known, becomes a node `caffe.TYPE` of unknown result.
+A layer that no row describes, that needs a shape which is not known, or that reads memory which another layer has
+overwritten (see memory.py) becomes a node `caffe.TYPE` of unknown result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..records import Notice, Opaque
 from ..roles import AFFINE
 from .builder import FLOAT, Builder, Unknown
 from .layers import ROWS, Role, Row
+from .memory import Memory
 from .net import CaffeNet, Layer
 
 OPSETS = range(13, 24)
@@ -38,13 +40,20 @@ class LoweredLayer:
 
 @dataclass(eq=False, slots=True)
 class Lowered:
-    """`opaque` says of each layer that has no description here why, `sources` of those that are taken for inputs."""
+    """`opaque` says of each layer that has no description here why, `sources` of those that are taken for inputs.
+
+    `clobbered` are the reads of overwritten memory; `kept` is all that lies in such memory, and `unproven` the blobs
+    there that are outputs of the net, which the graph does not have.
+    """
 
     graph: Graph
     layers: list[LoweredLayer] = field(default_factory=list)
     opaque: dict[Layer, Opaque] = field(default_factory=dict)
     sources: list[Opaque] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    clobbered: list[InputError] = field(default_factory=list)
+    kept: set[Value] = field(default_factory=set)
+    unproven: list[str] = field(default_factory=list)
 
 
 def lower(
@@ -90,8 +99,7 @@ class _Lowering:
         self.readers: dict[Value, list[Layer]] = {}
         self.cut: set[Value] = set()
         self.measured: set[Value] = set()
-        self.memory: dict[Value, list[Value]] = {}
-        self.overwritten: dict[Value, Layer] = {}
+        self.memory = Memory()
 
     def run(self) -> Lowered:
         read_later = _read_later(self.net.layers)
@@ -100,6 +108,7 @@ class _Lowering:
             bottoms = [self._read(layer, name) for name in layer.bottoms]
             if row is not None and row.role is Role.CUT and not read_later[layer]:
                 item = LoweredLayer(layer, bottoms, [Value(name) for name in layer.tops], [])
+                self._clobbered(layer, row, bottoms)
                 self.cut.update(bottoms)
                 for value in bottoms:
                     value.public = value.public or f"read by {layer.type} {layer.name!r}"
@@ -117,13 +126,9 @@ class _Lowering:
 
     def _read(self, layer: Layer, name: str) -> Value:
         if name not in self.current:
-            raise InputError(
-                f"no layer before makes the bottom blob {name!r}", where=layer.where, hint=self._hint(name)
-            )
-        value = self.current[name]
-        if value in self.overwritten:
-            raise self._clobbered(value, f"layer {layer.name} reads blob {name!r}", layer.where)
-        return value
+            what = f"no layer before makes the bottom blob {name!r}"
+            raise InputError(what, where=layer.where, hint=self._hint(name))
+        return self.current[name]
 
     def _hint(self, name: str) -> str:
         """Where an inactive layer makes a blob that is missing: which rules keep it out."""
@@ -133,14 +138,6 @@ class _Lowering:
         rules = [*makers[0].param.include, *makers[0].param.exclude]
         option = "--stage" if any(rule.stage or rule.not_stage for rule in rules) else "--phase"
         return f"layer {makers[0].name!r} makes it, which its rules leave out; see {option}"
-
-    def _clobbered(self, value: Value, what: str, where: str) -> InputError:
-        writer = self.overwritten[value]
-        return InputError(
-            f"{what}, but layer {writer.name}, in place on blob {writer.tops[0]!r}, overwrites their common memory",
-            where=where,
-            hint=f"give layer {writer.name} a top of its own",
-        )
 
     # ------------------------------------------------------------------------------------------------- one layer
 
@@ -153,33 +150,58 @@ class _Lowering:
         unknown = f"bnfold does not know the type {layer.type}" if row is None else ""
         if row is None and layer.tops and not layer.bottoms and not layer.blobs:
             return self._source(builder, [Value("") for _ in layer.tops], unknown)
+        clobbered = self._clobbered(layer, row, bottoms)
         if row is None or row.role is Role.CUT:
-            return self._opaque(builder, unknown or "it belongs to training, and its tops are read")
+            return self._opaque(builder, clobbered or unknown or "it belongs to training, and its tops are read")
         if row.role is Role.SOURCE:
             row.check(builder)
             return self._source(builder, row.describe(builder), "; ".join(item.what for item in layer.unread))
         if layer.unread and not row.own:
             reason = "; ".join(item.what for item in layer.unread)
-            return self._opaque(builder, reason, layer.unread[0].place)
-        nodes = len(self.result.graph.nodes)
+            return self._opaque(builder, reason, place=layer.unread[0].place)
+        nodes, shapes = len(self.result.graph.nodes), []
         try:
             row.check(builder)
             tops = _separate(builder, row.describe(builder))
-        except (Unknown, InputError) as reason:
-            if isinstance(reason, InputError) and not row.lenient:
+            if not clobbered:
+                return LoweredLayer(layer, bottoms, tops, builder.nodes)
+            reason, shapes = clobbered, [value.shape for value in tops]
+            if not row.fixed and any(node.op in AFFINE for node in builder.nodes):
+                self.result.graph.notes[layer] = ("memory", clobbered)
+        except Unknown as unfit:
+            reason = str(unfit)
+        except InputError as unfit:
+            if not row.lenient:
                 raise
-            for node in self.result.graph.nodes[nodes:]:
-                for value in node.inputs:
-                    if value is not None:
-                        value.readers.remove(node)
-            del self.result.graph.nodes[nodes:]
-            return self._opaque(builder, reason.what if isinstance(reason, InputError) else str(reason))
-        return LoweredLayer(layer, bottoms, tops, builder.nodes)
+            reason = unfit.what
+        self._undo(nodes)
+        return self._opaque(builder, reason, shapes)
 
-    def _opaque(self, builder: Builder, reason: str, place: str = "") -> LoweredLayer:
+    def _clobbered(self, layer: Layer, row: Row | None, bottoms: list[Value]) -> str:
+        """What is to be said of a layer that reads overwritten memory, "" of others."""
+        told = [
+            self.memory.clobber(value, f"layer {layer.name} reads blob {name!r}", layer.where)
+            for name, value in zip(layer.bottoms, bottoms, strict=True)
+            if self.memory.lost(value) and (row is None or row.role is not Role.SINK)
+        ]
+        return "; ".join(told)
+
+    def _undo(self, nodes: int) -> None:
+        """Take the nodes of the layer, all but the first `nodes`, out of the graph."""
+        for node in self.result.graph.nodes[nodes:]:
+            for value in node.inputs:
+                if value is not None:
+                    value.readers.remove(node)
+        del self.result.graph.nodes[nodes:]
+
+    def _opaque(
+        self, builder: Builder, reason: str, shapes: Sequence[Shape | None] = (), place: str = ""
+    ) -> LoweredLayer:
         layer = builder.layer
         self.result.opaque[layer] = Opaque(layer.name, layer.type, reason, place or layer.at)
         tops = [Value(self.names.unique(f"{layer.name}/{layer.type}"), dtype=FLOAT) for _ in layer.tops]
+        for value, shape in zip(tops, shapes, strict=False):
+            value.shape = shape
         node = self.result.graph.add_node(
             f"caffe.{layer.type}", builder.bottoms, tops, {}, origin=layer, name=layer.name, version=1
         )
@@ -211,15 +233,12 @@ class _Lowering:
                 self._overwrite(layer, row, item.bottoms[index], value)
             elif name in self.current:
                 raise InputError(f"a second layer makes blob {name!r}, and not in place", where=layer.where)
+            elif row is not None and row.shares(layer):
+                self.memory.share(item.bottoms[0], value)
             else:
-                self.memory[value] = [value]
+                self.memory.add(value)
             self.current[name] = value
             self.versions.setdefault(name, []).append(value)
-        if row is not None and row.shares(layer):
-            shared = self.memory[item.bottoms[0]]
-            for value in item.tops:
-                shared.append(value)
-                self.memory[value] = shared
 
     def _overwrite(self, layer: Layer, row: Row | None, old: Value, new: Value) -> None:
         others = [reader for reader in self.readers[old] if reader is not layer]
@@ -231,14 +250,12 @@ class _Lowering:
             )
         if row is not None and not row.in_place(layer):
             raise InputError(
-                f"type {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it",
+                f"type {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it, "
+                "so that Caffe computes by accident what comes out",
                 where=layer.where,
                 hint="give the top a name of its own",
             )
-        shared = self.memory[old]
-        self.overwritten.update((value, layer) for value in shared)
-        shared.append(new)
-        self.memory[new] = shared
+        self.memory.overwrite(layer, old, new)
 
     # -------------------------------------------------------------------------------------------------- the interface
 
@@ -267,12 +284,15 @@ class _Lowering:
             value = self.current[name]
             if value in self.readers or (value in self.cut and value in inputs):
                 continue
-            if value in self.overwritten:
-                raise self._clobbered(value, f"the net's output is blob {name!r}", self.versions_origin(value))
-            graph.add_output(value)
-            self._keep_apart(value)
+            if self.memory.lost(value):
+                self.memory.clobber(value, f"the net's output is blob {name!r}", self.versions_origin(value))
+                self.result.unproven.append(name)
+            else:
+                graph.add_output(value)
+                self._keep_apart(value)
         dropped = {value for value in self.cut if value not in self.readers}
         graph.inputs = [value for value in graph.inputs if value not in dropped or value in graph.outputs]
+        self.result.clobbered, self.result.kept = self.memory.clobbered, self.memory.keep(self.result.layers)
 
     def _keep_apart(self, output: Value) -> None:
         """Have affines stay between an output and a blob of which a layer reads the shape.

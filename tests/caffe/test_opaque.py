@@ -187,11 +187,9 @@ def test_a_source_of_unknown_type_is_an_input(kind: str, tmp_path: Path) -> None
 def test_the_shape_of_an_input_can_be_given(tmp_path: Path) -> None:
     pooled = layer("Pooling", "p", "data", "p", "pooling_param { pool: AVE kernel_size: 3 pad: 1 }")
     net = source("data") + pooled + conv("c", "p", "c") + bn("b", "c", "c")
-    files = save(tmp_path, net, WEIGHTS)
+    rectified = source("data") + layer("ReLU", "r", "data", "r") + conv("c", "r", "c") + bn("b", "c", "c")
     with pytest.raises(InputError, match="the shape of input 'data' is not known") as caught:
-        fold(
-            save(tmp_path, source("data") + layer("ReLU", "r", "data", "r") + conv("c", "r", "c"), WEIGHTS), verify=True
-        )
+        fold(save(tmp_path, rectified, WEIGHTS), verify=True)
     assert "--input data=1x3x224x224" in caught.value.hint
     files = save(tmp_path, net, WEIGHTS)
     assert [layer.layer for layer in fold(files).result.opaque] == ["p", "in"]
@@ -210,7 +208,18 @@ def test_input_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     told = json.loads(capsys.readouterr().out)
     assert told["verification"]["proven"]
     assert main([*words[:-3], "data=2x5x9x9"]) == 3  # which the weights do not fit
-    assert main(["samples/keras.onnx", "-o", str(tmp_path / "x.onnx"), "--input", "data=1x3"]) == 2
+    assert (
+        main(
+            [
+                str(Path(__file__).parents[2] / "samples/keras.onnx"),
+                "-o",
+                str(tmp_path / "x.onnx"),
+                "--input",
+                "data=1x3",
+            ]
+        )
+        == 2
+    )
 
 
 # ---------------------------------------------------------------------------------------- one layer never costs a net
