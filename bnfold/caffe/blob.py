@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,6 @@ _MAX_COUNT = (1 << 31) - 1  # of Caffe, whose counts are int
 class Blob:
     """One stored blob: `count` values of `dtype` in `shape`. A `legacy` shape is (num, channels, height, width).
 
-    `own`: the shape is the stored one, and not that of a layer that shares the blob by its count.
     `where` names file, layer and blob. `field` is the whole BlobProto in `data`, `run` the values if in one piece.
     """
 
@@ -37,17 +36,12 @@ class Blob:
     dtype: np.dtype[Any]
     count: int
     run: tuple[int, int] | None
-    own: bool = True
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether Caffe loads this blob into a parameter of `shape`: alike, or alike in a legacy shape's last axes."""
         if self.legacy and len(shape) <= 4:
             shape = (1,) * (4 - len(shape)) + shape
         return self.shape == shape
-
-    def shaped(self, shape: tuple[int, ...]) -> Blob:
-        """The same values in another shape."""
-        return replace(self, shape=shape, legacy=False, own=False)
 
     def array(self) -> npt.NDArray[Any]:
         """The values in `shape`: a read-only view of the file where they lie in one piece, else a copy."""

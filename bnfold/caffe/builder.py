@@ -170,24 +170,16 @@ class Builder:
         """The shape of a blob. Raises InputError unless it has `least` axes and no extent is 0."""
         shape = self.layer.blobs[index].shape
         if len(shape) < least or 0 in shape:
-            raise self._misshapen(index, f"it needs {least} axes, and elements")
+            raise self.fail(f"blob {index} has shape {shape} in the caffemodel; it needs {least} axes, and elements")
         return shape
-
-    def _misshapen(self, index: int, wanted: str) -> InputError:
-        """The error for a blob of a shape that does not fit."""
-        name = self.layer.shared[index] if index < len(self.layer.shared) else None
-        hint = f"it is shared as {name!r}; of another shape is what `share_mode: PERMISSIVE` shares" if name else ""
-        return self.fail(f"blob {index} has shape {self.layer.blobs[index].shape} in the caffemodel; {wanted}", hint)
 
     def blob(self, index: int, fits: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None) -> Value:
         """The stored blob as a constant of `shape`, by default `fits`: what Caffe's parameter of that shape accepts."""
         blob = self.layer.blobs[index]
         if fits is not None and not blob.fits(fits):
-            if index not in self.layer.by_count or blob.count != math.prod(fits):
-                raise self._misshapen(index, f"the layer wants {fits}")
-            blob = self.layer.blobs[index] = blob.shaped(fits)
+            raise self.fail(f"blob {index} has shape {blob.shape} in the caffemodel and the layer wants {fits}")
         shape = shape if shape is not None else fits if fits is not None else blob.shape
-        return self.derived(("blob", blob.field), str(index), shape, blob.dtype, blob.array)
+        return self.derived(("blob", blob), str(index), shape, blob.dtype, blob.array)
 
     def derived(
         self, key: Hashable, label: str, shape: tuple[int, ...], dtype: np.dtype[Any], load: Callable[[], Array]

@@ -204,8 +204,6 @@ class Caffemodel:
 
     def _add_blobs(self, out: Rope, blobs: Sequence[Blob | NewBlob]) -> None:
         for blob in blobs:
-            if isinstance(blob, Blob) and not blob.own:
-                blob = NewBlob(blob.shape, blob.dtype, blob.legacy, blob.array)  # noqa: PLW2901  as its layer has it
             if isinstance(blob, Blob):
                 out.add(self.data[blob.field.start : blob.field.end])
             else:

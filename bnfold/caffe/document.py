@@ -69,7 +69,7 @@ class CaffeDocument:
     def counts(self) -> Mapping[str, int]:
         """Active layers by type; "parameters" counts each stored value once that a layer of the net loads."""
         found = Counter(layer.type for layer in self.net.layers)
-        blobs = {blob.field: blob for layer in self.net.layers for blob in layer.blobs}
+        blobs = {id(blob): blob for layer in self.net.layers for blob in layer.blobs}
         return {**found, "parameters": sum(math.prod(blob.shape) for blob in blobs.values())}
 
     def opaque(self) -> Sequence[Opaque]:

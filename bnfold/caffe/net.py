@@ -27,8 +27,7 @@ class Layer:
     `param` has the values of the text but for what names something, and the net's phase where the text gives none;
     `unread` lists what of the text is not understood. `block` is its text, None for the layer that stands for the net's
     `input` fields. `blobs` are the weights as Caffe's rules assign them: empty where the caffemodel has none, shorter
-    than Caffe wants where it has too few; those in `by_count` are shared by the number of their elements, in whatever
-    shape. `weight_index` is the layer's own place in the caffemodel.
+    than Caffe wants where it has too few. `weight_index` is the layer's own place in the caffemodel.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Layer:
     place: tuple[Source, int] = field(repr=False)
     unread: list[Unread] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
-    by_count: frozenset[int] = frozenset()
     weight_index: int | None = None
 
     @property
@@ -208,17 +206,8 @@ def _assign(layers: Sequence[Layer], weights: Caffemodel) -> None:
         if target is not None:
             target.weight_index = stored.index
             slots.update(zip(_slots(target), stored.blobs, strict=False))
-    permissive = {name for layer in layers for name in _shared_by_count(layer)}
     for layer in layers:
-        layer.by_count = frozenset(i for i, name in enumerate(layer.shared) if name in permissive)
         layer.blobs = _filled(layer, weights, slots)
-
-
-def _shared_by_count(layer: Layer) -> Iterator[str]:
-    """The names under which a layer shares blobs by the number of their elements, as Caffe's AppendParam does."""
-    for spec, name in zip(layer.param.param, layer.shared, strict=True):
-        if name and spec.share_mode == pb.ParamSpec.PERMISSIVE:
-            yield name
 
 
 def _slots(layer: Layer) -> Iterator[object]:
@@ -229,16 +218,11 @@ def _slots(layer: Layer) -> Iterator[object]:
 
 
 def _filled(layer: Layer, weights: Caffemodel, slots: dict[object, Blob]) -> list[Blob]:
-    """The layer's blobs up to the first that nothing was stored for; no more than it has in the caffemodel itself.
-
-    What is shared by count has the shape that this layer was stored with.
-    """
-    own = None if layer.weight_index is None else weights.layers[layer.weight_index].blobs
+    """The layer's blobs up to the first that nothing was stored for; no more than it has in the caffemodel itself."""
+    most = None if layer.weight_index is None else len(weights.layers[layer.weight_index].blobs)
     blobs: list[Blob] = []
-    for index, slot in enumerate(_slots(layer)):
-        if slot not in slots or (own is not None and index == len(own)):
+    for slot in _slots(layer):
+        if slot not in slots or len(blobs) == most:
             break
-        blob = slots[slot]
-        by_count = own is not None and index in layer.by_count and own[index].shape != blob.shape
-        blobs.append(blob.shaped(own[index].shape) if own is not None and by_count else blob)
+        blobs.append(slots[slot])
     return blobs
