@@ -15,7 +15,6 @@ import numpy as np
 
 from . import wire
 from .graph import Graph, Node, Tensor, Value
-from .names import legible
 
 LIMIT = 2**31 - 1
 """Protobuf's longest message, in bytes."""
@@ -52,7 +51,7 @@ def write(graph: Graph, header: Header) -> wire.Rope:
     for domain, version in sorted(_domains(graph, header.opset).items()):
         model.add(wire.delimited(8, (wire.string(1, domain) if domain else b"") + wire.integer(2, version)))
     for key, text in sorted((header.metadata or {}).items()):
-        model.add(wire.delimited(14, wire.string(1, key) + wire.string(2, legible(text))))
+        model.add(wire.delimited(14, wire.string(1, key) + wire.string(2, text)))
     return model
 
 
@@ -77,9 +76,9 @@ class _Names:
 
     def node(self, node: Node) -> str:
         """The node's name, or one derived from it where another node has it: runtimes refuse two nodes of one name."""
-        name, count = legible(node.name), 1
+        name, count = node.name, 1
         while name in self._nodes:
-            name = f"{legible(node.name)}/{legible(node.op)}" + (f"_{count}" if count > 1 else "")
+            name = f"{node.name}/{node.op}" + (f"_{count}" if count > 1 else "")
             count += 1
         self._nodes.add(name)
         return name
@@ -99,7 +98,7 @@ def _graph(graph: Graph, batch: str, names: _Names) -> wire.Rope:
     for node in graph.nodes:
         body.add_message(1, _node(node, batch, names))
     outputs = [names.name(value) for value in graph.outputs]
-    body.add(wire.string(2, legible(graph.name) or "net"))
+    body.add(wire.string(2, graph.name or "net"))
     for value in names.found[before:]:
         if value.tensor is not None:
             body.add_message(5, tensor(value.name, value.tensor, value.dtype or value.tensor.dtype))

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from ..affine import Absorbed, absorb_bias, absorb_weight
 from ..graph import Node, Value
-from ..names import legible
 from ..records import Decision, Plan
 from ..roles import Linear, linear
 from ..wire import Rope
@@ -163,9 +162,9 @@ class NetEdit:
 
 def tap_names(net: CaffeNet, items: Sequence[Step | LoweredLayer]) -> dict[Value, str]:
     """Every top as `layer:index`, which a fold does not change; none of layers that have one name in `net`."""
-    count = Counter(legible(layer.name) for layer in net.layers)
-    once = (item for item in items if count[legible(item.layer.name)] == 1)
-    return {value: f"{legible(item.layer.name)}:{index}" for item in once for index, value in enumerate(item.tops)}
+    count = Counter(layer.name for layer in net.layers)
+    once = (item for item in items if count[item.layer.name] == 1)
+    return {value: f"{item.layer.name}:{index}" for item in once for index, value in enumerate(item.tops)}
 
 
 # ------------------------------------------------------------------------------------------------------ changes of text

@@ -88,10 +88,9 @@ def _check(net: CaffeNet, lowered: Lowered, dynamic_batch: bool) -> None:
         hint = "try a fixed batch" if dynamic_batch else "bnfold.caffe.layers.register teaches bnfold a type"
         where = f"{opaque.where}, layer {layer.name or '(no name)'}"
         raise InputError(f"type {layer.type} cannot be exported: {opaque.reason}", where=where, hint=hint)
-    made = [pair for item in lowered.layers for pair in zip(item.layer.tops, item.tops, strict=True)]
-    first, last = dict(reversed(made)), dict(made)
+    last = {name: value for item in lowered.layers for name, value in zip(item.layer.tops, item.tops, strict=True)}
     for name, value in last.items():
-        if value in lowered.graph.outputs and first[name] in lowered.graph.inputs and value is not first[name]:
+        if value in lowered.graph.outputs and value.name != name:
             raise InputError(
                 f"blob {name!r} is an input and, changed in place, also an output; ONNX needs two names",
                 where=net.text.source.name,

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from ..graph import Graph, Node, Shape, Value, reads_content
-from ..names import Names, legible
+from ..names import Names
 from ..records import Notice, Opaque
 from ..roles import AFFINE
 from .builder import FLOAT, Builder, Unknown
@@ -273,13 +273,10 @@ class _Lowering:
         for value in graph.inputs:
             _settle_channels(value)
         inputs = set(graph.inputs)
-        keepers = {name: vs[0] if vs[0] in inputs else vs[-1] for name, vs in self.versions.items()}
-        for name in sorted(keepers):  # before all others, so that an output has its name whatever is folded
-            keepers[name].name = name if name and legible(name) == name else self.names.unique(name or "unnamed")
         for name, versions in self.versions.items():
+            keeper = versions[0] if versions[0] in inputs else versions[-1]
             for value in versions:
-                if value is not keepers[name]:
-                    value.name = self.names.unique(name or "unnamed")
+                value.name = name if name and value is keeper else self.names.unique(name or "unnamed")
         for name in sorted(self.current):
             value = self.current[name]
             if value in self.readers or (value in self.cut and value in inputs):

@@ -24,7 +24,7 @@ Phase = Literal["TRAIN", "TEST"]
 class Layer:
     """One layer, its names as they are in the file, and its place there.
 
-    `param` has the values of the text but for what names something, and the net's phase where the text gives none;
+    `param` has the values of the text but for bottoms and tops, and the net's phase where the text gives none;
     `unread` lists what of the text is not understood. `block` is its text, None for the layer that stands for the net's
     `input` fields. `blobs` are the weights as Caffe's rules assign them: empty where the caffemodel has none, shorter
     than Caffe wants where it has too few. `weight_index` is the layer's own place in the caffemodel.
@@ -55,7 +55,7 @@ class Layer:
     @property
     def shared(self) -> list[str | None]:
         """For each `param` of the layer the name under which that blob is shared."""
-        return [spec.name.decode("utf-8", "surrogateescape") or None for spec in self.param.param]
+        return [spec.name or None for spec in self.param.param]
 
 
 @dataclass(eq=False, slots=True)
@@ -132,7 +132,7 @@ def _state(root: Message, phase: Phase, stages: Sequence[str], level: int, unrea
         fill(state, block, unread, path="state.")
     state.phase = pb.Phase.Value(phase)
     state.level = level
-    state.stage.extend(stage.encode("utf-8", "surrogateescape") for stage in stages)
+    state.stage.extend(stages)
     return state
 
 
@@ -165,7 +165,7 @@ def _layer(entry: Entry, version: int) -> Layer:
         bottoms, tops = block.strings("bottom"), block.strings("top")
         if version == 2:
             kind = block.string("type")
-            fill(param, block, unread, skip=("name", "type", "bottom", "top"))
+            fill(param, block, unread, skip=("bottom", "top"))
         else:
             kind = v1_type(block)
             fill_v1(param, block, unread)

@@ -126,8 +126,7 @@ def _value(field: FieldDescriptor, entry: Entry) -> Any:
             )
         return number
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        data = entry.string().encode("utf-8", "surrogateescape")
-        return data if field.type == FieldDescriptor.TYPE_BYTES else data.decode("utf-8", "backslashreplace")
+        return entry.string().encode("utf-8", "replace").decode("utf-8")  # protobuf takes no lone surrogates
     read: Callable[[Entry], Any] = Entry.boolean if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else Entry.real
     return read(entry)
 
