@@ -193,7 +193,7 @@ EPSILON = float(np.float32(1e-5))
 
 def normalization(node: Node) -> Affine:
     """BatchNormalization at inference: opset 7 dropped is_test, 9 dropped spatial, 14 added training_mode."""
-    spread = [value for value in node.outputs[1:] if value.name]
+    spread = [value for value in node.outputs[1:] if not value.omitted]
     if node.attribute("training_mode", 0) or spread or (node.version < 7 and not node.attribute("is_test", 0)):
         what = f"{node.name!r} normalises by the statistics of the batch"
         raise refuse("batch-statistics", what, node, "export the model for inference")
@@ -270,7 +270,7 @@ def affine(node: Node) -> Affine | Refusal | None:
         found = AFFINE[node.op](node)
         if found is not None and 0 in found.extents:
             raise refuse("shape", f"the constants of {node.label} have no elements", node)
-        if found is not None and any(value.name for value in node.outputs[1:]):
+        if found is not None and not all(value.omitted for value in node.outputs[1:]):
             raise refuse("shape", f"{node.label} has outputs that its operator does not have", node)
         if found is None or found.finite:
             return found

@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message as Proto
 
+from ..wire import encoded
 from .prototxt import Entry, Kind, Message
 
 _INTEGERS = {
@@ -81,7 +82,12 @@ def _value(field: FieldDescriptor, entry: Entry) -> Any:
     if field.enum_type is not None:
         return _enumerated(field, entry)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return entry.string().encode("utf-8", "replace").decode("utf-8")  # protobuf takes no lone surrogates
+        text = entry.string()
+        if field.type == FieldDescriptor.TYPE_BYTES:
+            return encoded(text)
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise entry.fail(f"`{entry.name}` holds bytes that are not UTF-8", "save the file as UTF-8")
+        return text
     read: Callable[[Entry], Any] = Entry.boolean if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else Entry.real
     return read(entry)
 
