@@ -213,7 +213,7 @@ def test_v1_layers_read_as_todays(net: Load) -> None:
     )
     layer = loaded.layers[0]
     assert (loaded.version, layer.type, layer.param.convolution_param.num_output) == (1, "Convolution", 2)
-    assert [(spec.name, spec.lr_mult, spec.decay_mult) for spec in layer.param.param] == [("w", 1, 3), ("", 2, 1)]
+    assert [(spec.name, spec.lr_mult, spec.decay_mult) for spec in layer.param.param] == [(b"w", 1, 3), (b"", 2, 1)]
     assert layer.shared == ["w", None]
     assert layer.unknown == ["vendor"]
     assert values(layer) == [1, 2]
@@ -237,7 +237,7 @@ def test_v0_layers_read_as_todays(net: Load) -> None:
     param = conv.param.convolution_param
     assert (param.num_output, list(param.kernel_size), list(param.stride), list(param.pad)) == (4, [3], [2], [1])
     assert (param.group, param.bias_term, param.weight_filler.std) == (2, False, 0.5)
-    assert (conv.param.transform_param.mean_file, len(conv.param.param)) == ("m", 1)
+    assert (conv.param.transform_param.mean_file, len(conv.param.param)) == (b"m", 1)
     assert (pool.param.pooling_param.pool, pool.param.pooling_param.kernel_size) == (pb.PoolingParameter.AVE, 2)
     assert (lrn.param.lrn_param.local_size, lrn.param.lrn_param.alpha, lrn.param.lrn_param.k) == (3, 0.5, 2)
     assert fc.unknown == ["group"]
