@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ class Runnable:
     `model` is the serialized ModelProto. `outputs` are the net's; `taps` the values asked for that exist, each an
     output of the model under the name by which it was asked for. `data` is the folder in which external data lies.
     `left_out` names the nodes that could not be converted: what depends on them is not among the outputs.
+    `spell` says how the model writes each of the names in `outputs` and `taps`.
     """
 
     model: Rope
@@ -26,6 +27,7 @@ class Runnable:
     taps: list[str]
     data: Path | None = None
     left_out: list[str] = field(default_factory=list)
+    spell: Callable[[str], str] = str
 
 
 class Document(Protocol):

@@ -58,6 +58,11 @@ class Value:
     note: tuple[str, str] | None = None
 
     @property
+    def omitted(self) -> bool:
+        """Whether it holds the place of an output that is not there: ONNX writes that as an empty name."""
+        return not (self.name or self.readers or self.public)
+
+    @property
     def rank(self) -> int | None:
         return None if self.shape is None else len(self.shape)
 

@@ -1,8 +1,13 @@
-"""The one maker of unique names."""
+"""The one maker of unique names; and names that ONNX can write for those, any bytes, of a Caffe net.
+
+ONNX wants UTF-8, takes an empty name for an input that is not there, and runtimes pass names on as C strings.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from .wire import encoded
 
 
 class Names:
@@ -20,3 +25,32 @@ class Names:
             name = f"{wanted}_{self._counts[wanted]}"
         self._taken.add(name)
         return name
+
+
+def readable(names: Iterable[str]) -> dict[str, str]:
+    """For each name one that ONNX can write, no two alike: itself wherever that can be.
+
+    In others a byte that is not UTF-8, or is 0, becomes xHH; the empty name becomes "unnamed".
+    """
+    found = dict.fromkeys(names)
+    unique = Names(name for name in found if name and all(map(_writable, name)))
+    return {
+        name: name if name and all(map(_writable, name)) else unique.unique(_each(name, "x") or "unnamed")
+        for name in found
+    }
+
+
+def spelled(name: str) -> str:
+    """A name that ONNX can write, of no other `name` and the same in every net, though less readable: %HH for a byte.
+
+    Thus the names of two nets that have different layers can be compared.
+    """
+    return _each(name.replace("%", "%25"), "%") or "%"
+
+
+def _writable(character: str) -> bool:
+    return character != "\0" and not "\ud800" <= character <= "\udfff"
+
+
+def _each(name: str, mark: str) -> str:
+    return "".join(c if _writable(c) else f"{mark}{encoded(c)[0]:02x}" for c in name)

@@ -7,7 +7,7 @@ float32 Value is rounded once, here. Field numbers: https://github.com/onnx/onnx
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from . import wire
 from .graph import Graph, Node, Tensor, Value
+from .names import readable
 
 LIMIT = 2**31 - 1
 """Protobuf's longest message, in bytes."""
@@ -41,18 +42,33 @@ class Header:
     batch: str = ""
 
 
-def write(graph: Graph, header: Header) -> wire.Rope:
-    """The model as a Rope; its tensors are loaded when the Rope is written."""
+def write(graph: Graph, header: Header, spell: Callable[[str], str] | None = None) -> wire.Rope:
+    """The model as a Rope; its tensors are loaded when the Rope is written.
+
+    `spell` makes ONNX names of those in the graph. By itself `names.readable` does: what ONNX can write stays as it is.
+    """
     model = wire.Rope(wire.integer(1, header.ir_version))
     for number, value in ((2, header.producer), (3, header.producer_version), (6, header.doc)):
         if value:
             model.add(wire.string(number, value))
-    model.add_message(7, _graph(graph, header.batch, _Names()))
+    model.add_message(7, _graph(graph, header.batch, _Names(spell or readable(_all_names(graph)).__getitem__)))
     for domain, version in sorted(_domains(graph, header.opset).items()):
         model.add(wire.delimited(8, (wire.string(1, domain) if domain else b"") + wire.integer(2, version)))
     for key, text in sorted((header.metadata or {}).items()):
         model.add(wire.delimited(14, wire.string(1, key) + wire.string(2, text)))
     return model
+
+
+def _all_names(graph: Graph) -> Iterator[str]:
+    """Of the graph, its values and its nodes, and of the graphs inside it."""
+    yield graph.name
+    yield from (value.name for value in (*graph.inputs, *graph.outputs))
+    for node in graph.nodes:
+        yield from (value.name for value in (*node.inputs, *node.outputs) if value is not None)
+        yield node.name
+        for inner in node.attributes.values():
+            if isinstance(inner, Graph):
+                yield from _all_names(inner)
 
 
 def _domains(graph: Graph, opset: int) -> dict[str, int]:
@@ -69,26 +85,28 @@ def _domains(graph: Graph, opset: int) -> dict[str, int]:
 class _Names:
     """Initializers, one for each stored tensor, shape and dtype, however many values show it; and unique node names."""
 
-    def __init__(self) -> None:
+    def __init__(self, spell: Callable[[str], str]) -> None:
+        self.spell = spell
         self._first: dict[Any, str] = {}
         self._nodes: set[str] = set()
         self.found: list[Value] = []
 
     def node(self, node: Node) -> str:
         """The node's name, or one derived from it where another node has it: runtimes refuse two nodes of one name."""
-        name, count = node.name, 1
+        own = name = self.spell(node.name)
+        count = 1
         while name in self._nodes:
-            name = f"{node.name}/{node.op}" + (f"_{count}" if count > 1 else "")
+            name = f"{own}/{node.op}" + (f"_{count}" if count > 1 else "")
             count += 1
         self._nodes.add(name)
         return name
 
     def name(self, value: Value) -> str:
         if value.tensor is None:
-            return value.name
+            return self.spell(value.name)
         identity = value.tensor.key, value.tensor.shape, str(value.dtype)
         if identity not in self._first:
-            self._first[identity] = value.name
+            self._first[identity] = self.spell(value.name)
             self.found.append(value)
         return self._first[identity]
 
@@ -98,12 +116,12 @@ def _graph(graph: Graph, batch: str, names: _Names) -> wire.Rope:
     for node in graph.nodes:
         body.add_message(1, _node(node, batch, names))
     outputs = [names.name(value) for value in graph.outputs]
-    body.add(wire.string(2, graph.name or "net"))
+    body.add(wire.string(2, names.spell(graph.name) if graph.name else "net"))
     for value in names.found[before:]:
         if value.tensor is not None:
-            body.add_message(5, tensor(value.name, value.tensor, value.dtype or value.tensor.dtype))
+            body.add_message(5, tensor(names.name(value), value.tensor, value.dtype or value.tensor.dtype))
     for value in graph.inputs:
-        body.add(wire.delimited(11, _value_info(value.name, value, batch)))
+        body.add(wire.delimited(11, _value_info(names.name(value), value, batch)))
     for name, value in zip(outputs, graph.outputs, strict=True):
         body.add(wire.delimited(12, _value_info(name, value, batch)))
     return body
@@ -114,7 +132,7 @@ def _node(node: Node, batch: str, names: _Names) -> wire.Rope:
     inputs = ["" if value is None else names.name(value) for value in node.inputs]
     while inputs and not inputs[-1]:
         inputs.pop()
-    head = [wire.string(1, name) for name in inputs] + [wire.string(2, value.name) for value in node.outputs]
+    head = [wire.string(1, name) for name in inputs] + [wire.string(2, names.name(value)) for value in node.outputs]
     rope = wire.Rope(b"".join(head) + wire.string(3, names.node(node)) + wire.string(4, op))
     for name, value in node.attributes.items():
         rope.add_message(5, _attribute(name, value, batch, names))
@@ -155,7 +173,7 @@ def _plain(value: Any) -> tuple[bytes, int]:
 
 
 def _encoded(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    return value if isinstance(value, bytes) else wire.encoded(value)
 
 
 def tensor(name: str, source: Tensor, dtype: np.dtype[Any]) -> wire.Rope:

@@ -196,7 +196,7 @@ def normalization(node: Node) -> Affine:
 
     Channels are axis 1 in every rank: of an input whose rank is not known the affine has that and the axis before.
     """
-    spread = [value for value in node.outputs[1:] if value.name]
+    spread = [value for value in node.outputs[1:] if not value.omitted]
     if node.attribute("training_mode", 0) or spread or (node.version < 7 and not node.attribute("is_test", 0)):
         what = f"{node.name!r} normalises by the statistics of the batch"
         raise refuse("batch-statistics", what, node, "export the model for inference")
@@ -279,7 +279,7 @@ def affine(node: Node, unranked: bool = False) -> Affine | Refusal | None:
             shape_of(next(value for value in node.inputs if value is not None and value.tensor is None), node)
         if found is not None and 0 in found.extents:
             raise refuse("shape", f"the constants of {node.label} have no elements", node)
-        if found is not None and any(value.name for value in node.outputs[1:]):
+        if found is not None and not all(value.omitted for value in node.outputs[1:]):
             raise refuse("shape", f"{node.label} has outputs that its operator does not have", node)
         if found is None or found.finite:
             return found

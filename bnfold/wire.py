@@ -85,7 +85,7 @@ def fields(data: Buffer, start: int = 0, end: int | None = None) -> Iterator[Fie
 
 def text(data: Buffer, field: Field) -> str:
     """The string of a field; bytes that are not UTF-8 survive as surrogates, so that names round-trip exactly."""
-    return bytes(data[field.body : field.end]).decode("utf-8", "surrogateescape")
+    return decoded(bytes(data[field.body : field.end]))
 
 
 def signed(value: int) -> int:
@@ -127,8 +127,18 @@ def delimited(number: int, payload: bytes) -> bytes:
     return tag(number, BYTES) + varint(len(payload)) + payload
 
 
+def encoded(value: str) -> bytes:
+    """The bytes that `text` reads as `value`."""
+    return value.encode("utf-8", "surrogateescape")
+
+
+def decoded(value: bytes) -> str:
+    """As a string, in which bytes that are not UTF-8 survive as surrogates."""
+    return value.decode("utf-8", "surrogateescape")
+
+
 def string(number: int, value: str) -> bytes:
-    return delimited(number, value.encode("utf-8", "surrogateescape"))
+    return delimited(number, encoded(value))
 
 
 @dataclass(frozen=True)

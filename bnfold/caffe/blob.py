@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ class Blob:
     """One stored blob: `count` values of `dtype` in `shape`. A `legacy` shape is (num, channels, height, width).
 
     `where` names file, layer and blob. `field` is the whole BlobProto in `data`, `run` the values if in one piece.
+    `reshaped` where `shape` is not the one that is stored there, but that of a layer that shares the values.
     """
 
     where: str
@@ -36,6 +37,15 @@ class Blob:
     dtype: np.dtype[Any]
     count: int
     run: tuple[int, int] | None
+    reshaped: bool = False
+
+    def in_shape(self, shape: tuple[int, ...], legacy: bool = False) -> Blob:
+        """The same values in another shape of as many elements."""
+        return replace(self, shape=shape, legacy=legacy, reshaped=True)
+
+    def renewed(self) -> NewBlob:
+        """The same to be written anew."""
+        return NewBlob(self.shape, self.dtype, self.legacy, self.array)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether Caffe loads this blob into a parameter of `shape`: alike, or alike in a legacy shape's last axes."""

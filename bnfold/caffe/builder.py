@@ -175,11 +175,35 @@ class Builder:
 
     def blob(self, index: int, fits: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None) -> Value:
         """The stored blob as a constant of `shape`, by default `fits`: what Caffe's parameter of that shape accepts."""
+        if fits is not None:
+            self._share(index, fits)
         blob = self.layer.blobs[index]
         if fits is not None and not blob.fits(fits):
             raise self.fail(f"blob {index} has shape {blob.shape} in the caffemodel and the layer wants {fits}")
         shape = shape if shape is not None else fits if fits is not None else blob.shape
-        return self.derived(("blob", blob), str(index), shape, blob.dtype, blob.array)
+        return self.derived(("blob", blob.field.start), str(index), shape, blob.dtype, blob.array)
+
+    def _share(self, index: int, wanted: tuple[int, ...]) -> None:
+        """Bring a blob that was stored by another layer, which shares it, into the shape that this one wants.
+
+        As Net::AppendParam of BVLC: the first layer of a name gives the shape, which those that share by count need
+        not have. Raises InputError for a shape that Caffe refuses.
+        """
+        layer = self.layer
+        layer.wanted[index] = wanted
+        owner, at = layer.owners.get(index, (layer, index))
+        permissive = index in layer.owners and layer.param.param[index].share_mode == pb.ParamSpec.PERMISSIVE
+        first = owner.wanted.get(at, wanted)
+        if first != wanted and not (permissive and math.prod(first) == math.prod(wanted)):
+            name = f"shares {layer.shared[index]!r} with layer {owner.name!r}"
+            counts = math.prod(first) != math.prod(wanted)
+            raise self.fail(
+                f"blob {index} {name} and has shape {wanted}, where that of layer {owner.name!r} has shape {first}",
+                "they have not as many elements" if counts else "`share_mode: PERMISSIVE` in the `param` allows that",
+            )
+        blob, foreign = layer.blobs[index], layer.weight_index is None and index in layer.owners
+        if foreign and not blob.fits(wanted) and (permissive or owner is layer) and blob.count == math.prod(wanted):
+            layer.blobs[index] = blob.in_shape(wanted)
 
     def derived(
         self, key: Hashable, label: str, shape: tuple[int, ...], dtype: np.dtype[Any], load: Callable[[], Array]

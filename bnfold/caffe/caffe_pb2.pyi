@@ -66,8 +66,8 @@ class NetState(_message.Message):
     STAGE_FIELD_NUMBER: _ClassVar[int]
     phase: Phase
     level: int
-    stage: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., level: _Optional[int] = ..., stage: _Optional[_Iterable[str]] = ...) -> None: ...
+    stage: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., level: _Optional[int] = ..., stage: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class NetStateRule(_message.Message):
     __slots__ = ("phase", "min_level", "max_level", "stage", "not_stage")
@@ -79,9 +79,9 @@ class NetStateRule(_message.Message):
     phase: Phase
     min_level: int
     max_level: int
-    stage: _containers.RepeatedScalarFieldContainer[str]
-    not_stage: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., min_level: _Optional[int] = ..., max_level: _Optional[int] = ..., stage: _Optional[_Iterable[str]] = ..., not_stage: _Optional[_Iterable[str]] = ...) -> None: ...
+    stage: _containers.RepeatedScalarFieldContainer[bytes]
+    not_stage: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., min_level: _Optional[int] = ..., max_level: _Optional[int] = ..., stage: _Optional[_Iterable[bytes]] = ..., not_stage: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ParamSpec(_message.Message):
     __slots__ = ("name", "share_mode")
@@ -93,9 +93,9 @@ class ParamSpec(_message.Message):
     PERMISSIVE: ParamSpec.DimCheckMode
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHARE_MODE_FIELD_NUMBER: _ClassVar[int]
-    name: str
+    name: bytes
     share_mode: ParamSpec.DimCheckMode
-    def __init__(self, name: _Optional[str] = ..., share_mode: _Optional[_Union[ParamSpec.DimCheckMode, str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[bytes] = ..., share_mode: _Optional[_Union[ParamSpec.DimCheckMode, str]] = ...) -> None: ...
 
 class FillerParameter(_message.Message):
     __slots__ = ("type", "value")

@@ -204,10 +204,10 @@ class Caffemodel:
 
     def _add_blobs(self, out: Rope, blobs: Sequence[Blob | NewBlob]) -> None:
         for blob in blobs:
-            if isinstance(blob, Blob):
+            if isinstance(blob, Blob) and not blob.reshaped:
                 out.add(self.data[blob.field.start : blob.field.end])
             else:
-                out.add_message(self.layout.blobs, encode(blob))
+                out.add_message(self.layout.blobs, encode(blob.renewed() if isinstance(blob, Blob) else blob))
 
 
 def _refuse_other_formats(data: memoryview, where: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..document import Runnable
 from ..errors import InputError, UsageError
 from ..graph import Graph, Node, Shape, Value
+from ..names import spelled
 from ..onnx_writer import Header, write
 from ..records import Notice, Opaque, Plan, Style
 from ..wire import Rope
@@ -69,7 +70,7 @@ class CaffeDocument:
     def counts(self) -> Mapping[str, int]:
         """Active layers by type; "parameters" counts each stored value once that a layer of the net loads."""
         found = Counter(layer.type for layer in self.net.layers)
-        blobs = {id(blob): blob for layer in self.net.layers for blob in layer.blobs}
+        blobs = {blob.field.start: blob for layer in self.net.layers for blob in layer.blobs}
         return {**found, "parameters": sum(math.prod(blob.shape) for blob in blobs.values())}
 
     def opaque(self) -> Sequence[Opaque]:
@@ -104,7 +105,8 @@ class CaffeDocument:
         there = {value.name for value in graph.outputs}
         found = [tap for tap in wanted if tap in there]
         left_out += (f"output {name!r}" for name in self.lowered.unproven)
-        return Runnable(write(graph, Header(DEFAULT_OPSET, IR_VERSION)), own, found, left_out=left_out)
+        rope = write(graph, Header(DEFAULT_OPSET, IR_VERSION), spelled)
+        return Runnable(rope, own, found, left_out=left_out, spell=spelled)
 
     def tap(self, value: Value) -> str:
         return self.taps.get(value, "")

@@ -161,10 +161,15 @@ class NetEdit:
 
 
 def tap_names(net: CaffeNet, items: Sequence[Step | LoweredLayer]) -> dict[Value, str]:
-    """Every top as `layer:index`, which a fold does not change; none of layers that have one name in `net`."""
+    """Every top as `layer:index`, which a fold does not change; none of layers that have one name in `net`.
+
+    Left out is also what is the name of a blob.
+    """
     count = Counter(layer.name for layer in net.layers)
+    blobs = {name for layer in net.layers for name in layer.tops}
     once = (item for item in items if count[item.layer.name] == 1)
-    return {value: f"{item.layer.name}:{index}" for item in once for index, value in enumerate(item.tops)}
+    named = {value: f"{item.layer.name}:{index}" for item in once for index, value in enumerate(item.tops)}
+    return {value: name for value, name in named.items() if name not in blobs}
 
 
 # ------------------------------------------------------------------------------------------------------ changes of text
@@ -245,7 +250,7 @@ def same(one: tuple[Node, Absorbed] | None, other: tuple[Node, Absorbed] | None)
 
 
 def copied(blob: AnyBlob) -> NewBlob:
-    return blob if isinstance(blob, NewBlob) else NewBlob(blob.shape, blob.dtype, blob.legacy, blob.array)
+    return blob if isinstance(blob, NewBlob) else blob.renewed()
 
 
 def folded_blobs(layer: Layer, node: Node, taken: Absorbed) -> Iterator[AnyBlob]:

@@ -10,6 +10,7 @@ from typing import Any
 from .. import __version__
 from ..errors import InputError, UsageError
 from ..onnx_writer import LIMIT, Header, write
+from ..printable import printable
 from ..wire import Rope
 from .lowering import DEFAULT_OPSET, Lowered, lower
 from .net import CaffeNet, Phase, load
@@ -56,9 +57,9 @@ def model(
     version = DEFAULT_OPSET if opset is None else opset
     lowered = lower(net, opset=version, inputs=inputs, dynamic_batch=dynamic_batch, bn_order=bn_blobs)
     _check(net, lowered, dynamic_batch)
-    metadata = {"bnfold.source.prototxt": f"{prototxt.name} sha256:{_digest(prototxt)}"}
+    metadata = {"bnfold.source.prototxt": f"{printable(prototxt.name)} sha256:{_digest(prototxt)}"}
     if caffemodel is not None:
-        metadata["bnfold.source.caffemodel"] = f"{caffemodel.name} sha256:{_digest(caffemodel)}"
+        metadata["bnfold.source.caffemodel"] = f"{printable(caffemodel.name)} sha256:{_digest(caffemodel)}"
     header = Header(
         version,
         ir_version or max(v for o, v in _IR_VERSIONS.items() if o <= version),

@@ -276,7 +276,7 @@ class _Lowering:
         for name, versions in self.versions.items():
             keeper = versions[0] if versions[0] in inputs else versions[-1]
             for value in versions:
-                value.name = name if name and value is keeper else self.names.unique(name or "unnamed")
+                value.name = name if value is keeper else self.names.unique(name)
         for name in sorted(self.current):
             value = self.current[name]
             if value in self.readers or (value in self.cut and value in inputs):

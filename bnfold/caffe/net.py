@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError
+from ..wire import decoded, encoded
 from . import caffe_pb2 as pb
 from .caffemodel import Blob, Caffemodel
 from .fields import HARMLESS
@@ -24,10 +25,12 @@ Phase = Literal["TRAIN", "TEST"]
 class Layer:
     """One layer, its names as they are in the file, and its place there.
 
-    `param` has the values of the text but for bottoms and tops, and the net's phase where the text gives none;
-    `unread` lists what of the text is not understood. `block` is its text, None for the layer that stands for the net's
-    `input` fields. `blobs` are the weights as Caffe's rules assign them: empty where the caffemodel has none, shorter
-    than Caffe wants where it has too few. `weight_index` is the layer's own place in the caffemodel.
+    `param` has the values of the text but for name, type, bottoms and tops, and the net's phase where the text gives
+    none; `unread` lists what of the text is not understood. `block` is its text, None for the layer that stands for the
+    net's `input` fields. `blobs` are the weights as Caffe's rules assign them: empty where the caffemodel has none,
+    shorter than Caffe wants where it has too few. `weight_index` is the layer's own place in the caffemodel.
+    `owners`: of each blob that it shares the first layer with it, and which blob of that it is. `wanted`: the shapes of
+    its blobs as its description asks for them.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Layer:
     unread: list[Unread] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
     weight_index: int | None = None
+    owners: dict[int, tuple[Layer, int]] = field(default_factory=dict, repr=False)
+    wanted: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def at(self) -> str:
@@ -55,7 +60,7 @@ class Layer:
     @property
     def shared(self) -> list[str | None]:
         """For each `param` of the layer the name under which that blob is shared."""
-        return [spec.name or None for spec in self.param.param]
+        return [decoded(spec.name) or None for spec in self.param.param]
 
 
 @dataclass(eq=False, slots=True)
@@ -132,7 +137,7 @@ def _state(root: Message, phase: Phase, stages: Sequence[str], level: int, unrea
         fill(state, block, unread, path="state.")
     state.phase = pb.Phase.Value(phase)
     state.level = level
-    state.stage.extend(stages)
+    state.stage.extend(map(encoded, stages))
     return state
 
 
@@ -141,7 +146,7 @@ def _input_layers(root: Message, unread: list[Unread]) -> list[Layer]:
     inputs, dims, shapes = root.all("input"), root.all("input_dim"), root.all("input_shape")
     if not inputs or not (dims or shapes):  # without shapes Caffe ignores the names: an Input layer gives them
         return []
-    layer_param = pb.LayerParameter(name="input", type="Input", top=root.strings("input"))
+    layer_param = pb.LayerParameter()
     param = layer_param.input_param
     for entry in shapes:
         fill(param.shape.add(), entry.message(), unread, path="input_shape.")
@@ -165,7 +170,7 @@ def _layer(entry: Entry, version: int) -> Layer:
         bottoms, tops = block.strings("bottom"), block.strings("top")
         if version == 2:
             kind = block.string("type")
-            fill(param, block, unread, skip=("bottom", "top"))
+            fill(param, block, unread, skip=("name", "type", "bottom", "top"))
         else:
             kind = v1_type(block)
             fill_v1(param, block, unread)
@@ -206,8 +211,10 @@ def _assign(layers: Sequence[Layer], weights: Caffemodel) -> None:
         if target is not None:
             target.weight_index = stored.index
             slots.update(zip(_slots(target), stored.blobs, strict=False))
+    owners: dict[str, tuple[Layer, int]] = {}
     for layer in layers:
         layer.blobs = _filled(layer, weights, slots)
+        layer.owners = {i: owners.setdefault(name, (layer, i)) for i, name in enumerate(layer.shared) if name}
 
 
 def _slots(layer: Layer) -> Iterator[object]:
@@ -218,11 +225,26 @@ def _slots(layer: Layer) -> Iterator[object]:
 
 
 def _filled(layer: Layer, weights: Caffemodel, slots: dict[object, Blob]) -> list[Blob]:
-    """The layer's blobs up to the first that nothing was stored for; no more than it has in the caffemodel itself."""
-    most = None if layer.weight_index is None else len(weights.layers[layer.weight_index].blobs)
+    """The layer's blobs up to the first that nothing was stored for; no more than it has in the caffemodel itself.
+
+    Those that it has there keep their shapes, though their values be another's that shares them.
+    """
+    own = None if layer.weight_index is None else weights.layers[layer.weight_index].blobs
     blobs: list[Blob] = []
     for slot in _slots(layer):
-        if slot not in slots or len(blobs) == most:
+        if slot not in slots or (own is not None and len(blobs) == len(own)):
             break
-        blobs.append(slots[slot])
+        blobs.append(slots[slot] if own is None else _as(layer, own[len(blobs)], slots[slot]))
     return blobs
+
+
+def _as(layer: Layer, own: Blob, values: Blob) -> Blob:
+    """The values in the shape of the layer's own blob. Raises InputError if they are not as many."""
+    if own.count != values.count:
+        raise InputError(
+            f"the layer shares a blob of {own.count} elements with one of {values.count}: {values.where}",
+            where=layer.where,
+            hint="blobs that share a name need as many elements",
+        )
+    alike = (own.shape, own.legacy) == (values.shape, values.legacy)
+    return values if alike else values.in_shape(own.shape, own.legacy)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ..wire import decoded, encoded
+
 _GAP = r"(?:[ \t\r\n\f\v]++|\#[^\n]*+)*+"
 TOKEN = re.compile(
     _GAP
@@ -37,14 +39,9 @@ def unquote(text: str, start: int, end: int) -> str:
     pieces = []
     while start < end and (token := TOKEN.match(text, start)):
         raw = token[STRING][1:-1]
-        pieces.append(_unescape(raw) if "\\" in raw else raw)
+        pieces.append(_ESCAPE.sub(_resolve, encoded(raw)))
         start = token.end()
-    return "".join(pieces)
-
-
-def _unescape(raw: str) -> str:
-    data = _ESCAPE.sub(_resolve, raw.encode("utf-8", "surrogateescape"))
-    return data.decode("utf-8", "surrogateescape")
+    return decoded(b"".join(pieces))  # one character may have its bytes in two pieces
 
 
 def _resolve(escape: re.Match[bytes]) -> bytes:

@@ -128,9 +128,9 @@ def growth(net: CaffeNet, changes: Mapping[Chain, Affine | None]) -> int:
 
 def _size(blob: Blob | NewBlob) -> int:
     """In bytes, as a field of its layer."""
-    if isinstance(blob, Blob):
+    if isinstance(blob, Blob) and not blob.reshaped:
         return blob.field.end - blob.field.start
-    message = encode(blob)
+    message = encode(blob.renewed() if isinstance(blob, Blob) else blob)
     return 1 + len(varint(message.size)) + message.size
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message as Proto
 
+from ..wire import encoded
 from .fields import HARMLESS, resembling
 from .prototxt import Entry, Kind, Message
 
@@ -126,7 +127,12 @@ def _value(field: FieldDescriptor, entry: Entry) -> Any:
             )
         return number
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return entry.string().encode("utf-8", "replace").decode("utf-8")  # protobuf takes no lone surrogates
+        text = entry.string()
+        if field.type == FieldDescriptor.TYPE_BYTES:
+            return encoded(text)
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise entry.fail(f"`{entry.name}` holds bytes that are not UTF-8", "save the file as UTF-8")
+        return text
     read: Callable[[Entry], Any] = Entry.boolean if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else Entry.real
     return read(entry)
 

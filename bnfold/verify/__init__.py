@@ -169,7 +169,7 @@ class Verifier:
             request = {
                 "original": _side(room / "original.onnx", original),
                 "folded": _side(room / "folded.onnx", folded),
-                "names": names,
+                "names": [(original.spell(one), folded.spell(other)) for one, other in names],
                 "outputs": outputs,
                 "engine": "",
                 "answer": str(room / "answer.json"),

@@ -326,7 +326,7 @@ def test_constants_that_are_stored_blobs_can_be_told_from_others(tmp_path: Path)
     text = net(layer("Scale", "", "x", "a", "s"), layer("Power", "power_param { scale: 2 }", "a"), x=(2, 3))
     low = lowered(tmp_path, text, {"s": [noise("g", 3)]})
     keys = [node.inputs[1].tensor.key for node in low.graph.nodes]  # type: ignore[union-attr]
-    assert keys[0] == ("blob", low.layers[1].layer.blobs[0])
+    assert keys[0] == ("blob", low.layers[1].layer.blobs[0].field.start)
     assert keys[1][0] == "made"  # type: ignore[index]
 
 
