@@ -86,7 +86,7 @@ class CaffeDocument:
         own = [value.name for value in self.lowered.graph.outputs if value in graph.outputs]
         there = {value.name for value in graph.outputs}
         found = [tap for tap in wanted if tap in there]
-        return Runnable(write(graph, Header(DEFAULT_OPSET, IR_VERSION)), own, found, left_out=left_out)
+        return Runnable(write(graph, Header(DEFAULT_OPSET, IR_VERSION, half=True)), own, found, left_out=left_out)
 
     def tap(self, value: Value) -> str:
         return self.taps.get(value, "")
