@@ -20,7 +20,7 @@ _RAW_TYPES = ("DOUBLE", "FLOAT", "FLOAT16", "INT", "UINT")  # by number
 _RAW_DTYPES = tuple(map(np.dtype, ("<f8", "<f4", "<f2")))  # of those whose values are numbers of a weight
 _DIM = 1  # in BlobShape
 _MAX_AXES = 32  # of Caffe
-_MAX_COUNT = (1 << 31) - 1  # of Caffe, whose counts are int
+MAX_COUNT = (1 << 31) - 1  # of Caffe, whose counts are int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -163,7 +163,7 @@ def _checked_count(shape: tuple[int, ...], count: float, where: str) -> int:
     text = "×".join(map(str, shape)) or "()"
     if any(extent < 0 for extent in shape):
         raise InputError(f"the shape {text} has a negative extent", where=where)
-    if math.prod(extent or 1 for extent in shape) > _MAX_COUNT:  # also where an extent of 0 makes it empty
+    if math.prod(extent or 1 for extent in shape) > MAX_COUNT:  # also where an extent of 0 makes it empty
         raise InputError(f"the shape {text} is larger than any blob", where=where)
     if count != math.prod(shape):
         raise InputError(f"the shape {text} needs {math.prod(shape)} values, the file has {count:.15g}", where=where)
