@@ -31,6 +31,7 @@ Shared = Mapping[str, Sequence[str | None]]
 def layers(path: Path, shared: Shared) -> Iterator[list[NewLayer]]:
     """The layers that have blobs, each with all of its blobs, to be written while the context is open.
 
+    One that is not in `shared` may be anything: it is left out where its blobs are not whole, as nobody loads it.
     Raises InputError where the file is broken or another program's, or h5py is not installed.
     """
     h5py = _library(path)
@@ -42,11 +43,11 @@ def layers(path: Path, shared: Shared) -> Iterator[list[NewLayer]]:
                 raise InputError(
                     "this HDF5 file has no group `data`, as Caffe's weights have", where=str(path), hint=hint
                 )
-            stored = _datasets(h5py, data)
+            stored = {n: own for n, own in _datasets(h5py, data).items() if n in shared or _complete(own)}
             owners = _owners(stored, shared)
             yield [
-                NewLayer(n, "", [], [], _blobs(f"{path}, layer {n}", stored[n], shared.get(n, ()), owners))
-                for n in stored
+                NewLayer(name, "", [], [], _blobs(f"{path}, layer {name}", own, shared.get(name, ()), owners))
+                for name, own in stored.items()
             ]
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py has no errors of its own
         hint = "was it copied or downloaded whole?"
@@ -111,11 +112,19 @@ def _blobs(where: str, own: Mapping[int, Any], names: Sequence[str | None], owne
 
 
 def _blob(dataset: Any, where: str) -> NewBlob:
-    """A dataset as a blob of float32, or of float64 where it is of that. Raises InputError where it holds no floats."""
-    dtype, shape = dataset.dtype, dataset.shape
-    if shape is None or dtype.kind != "f" or dtype.itemsize > 8:
-        what = "nothing" if shape is None else str(dtype)
-        raise InputError(f"the dataset holds {what}, which is no weight", where=where, hint=_CONVERT)
-    if math.prod(shape) > MAX_COUNT:
-        raise InputError(f"the shape {'×'.join(map(str, shape))} is larger than any blob", where=where)
-    return NewBlob(shape, np.dtype(np.float64 if dtype.itemsize == 8 else np.float32), False, lambda: dataset[()])
+    """A dataset as a blob of float32, or of float64 where it is of that. Raises InputError where it is no weight."""
+    if not _is_weight(dataset):
+        what = f"has the type {dataset.dtype} and the shape {dataset.shape}"
+        raise InputError(f"the dataset {what}, which no weight has", where=where, hint=_CONVERT)
+    dtype = np.dtype(np.float64 if dataset.dtype.itemsize == 8 else np.float32)
+    return NewBlob(dataset.shape, dtype, False, lambda: dataset[()])
+
+
+def _is_weight(dataset: Any) -> bool:
+    """Whether it holds floats that float64 can, and no more of them than Caffe counts."""
+    floats = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 8
+    return floats and dataset.shape is not None and math.prod(dataset.shape) <= MAX_COUNT
+
+
+def _complete(own: Mapping[int, Any]) -> bool:
+    return sorted(own) == list(range(len(own))) and all(map(_is_weight, own.values()))

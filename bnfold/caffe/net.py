@@ -93,7 +93,7 @@ def load(
     for layer in layers:
         if not layer.param.HasField("phase"):
             layer.param.phase = state.phase
-    shared = {layer.name: layer.shared for layer in reversed(layers)}  # of several of one name the first is loaded
+    shared = {layer.name: layer.shared for layer in reversed([*layers, *inactive])}  # of several of one name the first
     weights = None if caffemodel is None else Caffemodel(caffemodel, shared)
     if weights is not None:
         _assign(layers, weights)

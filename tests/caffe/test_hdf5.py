@@ -149,6 +149,17 @@ def test_of_shared_blobs_the_first_layer_has_the_dataset(tmp_path: Path, own_bia
     assert counts.get("two", 2) == 2  # a layer that shares all needs no entry
 
 
+def test_sharers_of_another_phase_keep_their_weights(tmp_path: Path) -> None:
+    train = conv("aux", "data", "aux", body=SHARES % "lr_mult: 1" + " include { phase: TRAIN }")
+    text = sharing('name: "b"') + train
+    bias = he(4, 3)[:, 0]
+    weights = {"one": [he(4, 4, 1, 1), he(4, 2)[:, 0]], "n": batch_norm(4), "aux": {1: bias}, "gone": {1: bias}}
+    found = fold(snapshot(tmp_path, text, weights)).blobs
+    np.testing.assert_array_equal(found["aux"][0], he(4, 4, 1, 1), strict=True)
+    np.testing.assert_array_equal(found["aux"][1], bias, strict=True)
+    assert "gone" not in found
+
+
 def test_a_blob_that_is_missing_and_not_shared_is_named(tmp_path: Path) -> None:
     snap = snapshot(tmp_path, TEXT, {**WEIGHTS, "c": {1: WEIGHTS["c"][1]}})
     with pytest.raises(InputError, match="no blob 0, but a blob 1") as caught:
@@ -207,11 +218,11 @@ def test_without_h5py_the_message_names_the_extra(tmp_path: Path, monkeypatch: p
 def foreign() -> Iterator[tuple[str, Any, str]]:
     yield "keras", lambda file: file.create_dataset("model_weights/dense/kernel", data=np.ones(2)), "no group `data`"
     yield "data set", lambda file: file.create_dataset("data", data=np.ones(2)), "no group `data`"
-    yield "integers", lambda file: file.create_dataset("data/c/0", data=np.ones(2, np.int32)), "holds int32"
-    yield "text", lambda file: file.create_dataset("data/c/0", data="words"), "holds object"
-    yield "nothing", lambda file: file.create_dataset("data/c/0", data=h5py.Empty("f")), "holds nothing"
-    yield "huge", lambda file: file.create_dataset("data/c/0", (1 << 20, 1 << 20), "f4"), "larger than any blob"
-    yield "long double", lambda file: file.create_dataset("data/c/0", data=np.ones(2, np.longdouble)), "no weight"
+    yield "integers", lambda file: file.create_dataset("data/c/0", data=np.ones(2, np.int32)), "type int32"
+    yield "text", lambda file: file.create_dataset("data/c/0", data="words"), "type object"
+    yield "nothing", lambda file: file.create_dataset("data/c/0", data=h5py.Empty("f")), "shape None"
+    yield "huge", lambda file: file.create_dataset("data/c/0", (1 << 20, 1 << 20), "f4"), "which no weight has"
+    yield "complex", lambda file: file.create_dataset("data/c/0", data=np.ones(2, np.complex64)), "type complex64"
 
 
 @pytest.mark.parametrize(("make", "what"), [case[1:] for case in foreign()], ids=[case[0] for case in foreign()])
@@ -219,7 +230,9 @@ def test_hdf5_that_is_no_snapshot_is_refused(tmp_path: Path, make: Any, what: st
     with h5py.File(tmp_path / "x.h5", "w") as file:
         make(file)
     with pytest.raises(InputError, match=what) as caught:
-        Caffemodel(tmp_path / "x.h5")
+        Caffemodel(tmp_path / "x.h5", {"c": []})
+    if "data`" not in what:
+        assert not Caffemodel(tmp_path / "x.h5", {"another": []}).layers
     assert caught.value.where.startswith(str(tmp_path / "x.h5"))
 
 
