@@ -106,7 +106,8 @@ class _Parts:
 def decode(data: memoryview, field: Field, where: str) -> Blob:
     """The BlobProto `field`. Any legacy extent outweighs the shape; any double the floats, and these `raw_data`.
 
-    That is the order of NVIDIA's Caffe 0.17 (TBlob::FromProto in src/caffe/blob.cpp), and of BVLC's without `raw_data`.
+    That is the order in NVIDIA's Caffe (Blob::FromProto in src/caffe/blob.cpp) and, without `raw_data`, in BVLC's;
+    OpenCV, which knows no doubles, has it too (blobFromProto in modules/dnn/src/caffe/caffe_importer.cpp).
     Raises InputError where it is broken, or its values are not as many as its shape says.
     """
     parts = _Parts()
