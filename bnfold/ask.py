@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
-from .carry import Refused, consistent, refuse, shape_of
+from .carry import Refused, consistent, refuse, same, shape_of
 from .graph import Node, Value
 from .operators import RULES, Rule
 from .precision import bias_fits, exactly_fits, keeps_digits, largest, tiny
@@ -64,7 +64,7 @@ class Asking:
             return
         if self.take_chain(self.view.tails.get(value), array, kind, behind=True):
             return
-        rule = self.passing(node, array, kind, depth)
+        rule = self.passing(node, value, array, kind, depth)
         if index and not rule.pieces:
             raise refuse("nonlinear", f"{value.name!r} is another output of {node.label} than that of its data", node)
         wanted = rule.up(node, index, array, kind)
@@ -81,7 +81,8 @@ class Asking:
         """Refuse where the content of `value` must stay."""
         reason = self.view.public(value)
         if reason:
-            raise refuse("output", f"{value.name!r} is {reason}, so its content must stay", value.producer)
+            code, hint = value.note or ("output", "")
+            raise refuse(code, f"{value.name!r} is {reason}, so its content must stay", value.producer, hint)
 
     def pass_up(self, source: Value, part: Float64 | Refusal, kind: float, depth: int) -> None:
         if isinstance(part, Refusal):
@@ -118,7 +119,7 @@ class Asking:
             self.pass_down(node, slots[0], array, kind, depth)
 
     def pass_down(self, node: Node, slot: int, array: Float64, kind: float, depth: int) -> None:
-        rule = self.passing(node, array, kind, depth)
+        rule = self.passing(node, node.inputs[slot], array, kind, depth)
         fan = rule.fan_multiplier if kind else rule.fan_shift
         if fan == "first" and slot:
             raise refuse("nonlinear", f"{node.label} takes it as a parameter", node)
@@ -128,8 +129,8 @@ class Asking:
             if (self.view.readers(output) or self.view.public(output)) and (part != kind).any():
                 self.down(output, part, kind, depth + 1)
 
-    def passing(self, node: Node, array: Float64, kind: float, depth: int) -> Rule:
-        """The rule by which `node` passes the question on; raises Refused where it does not."""
+    def passing(self, node: Node, value: Value | None, array: Float64, kind: float, depth: int) -> Rule:
+        """The rule by which `node` passes on the question about `value`; raises Refused where it does not."""
         if node in self.view.heads or any(value in self.view.tails for value in node.outputs):
             raise refuse("affine", f"{node.label} stays, and stands in between", node)
         consistent(node)
@@ -138,9 +139,13 @@ class Asking:
             refusal = self.view.linears.get(node)
             if isinstance(refusal, Refusal):
                 raise Refused(refusal)
+            if "." in node.op:
+                raise refuse("unknown", f"what {node.label} computes is not known here", node)
             raise refuse("nonlinear", f"{node.label} does not commute with a per-channel affine", node)
         if depth >= REACH or len(self.through) > REACH * 10:
             raise refuse("distance", f"no weights within {REACH} operators of {node.name!r}", node)
+        if rule.up is not same:  # only what works element by element does the same in every rank
+            shape_of(value, node)
         (rule.multiplier if kind else rule.shift)(node, array)
         self.through.append(node)
         return rule

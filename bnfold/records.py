@@ -6,6 +6,7 @@ values to compare.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ HINTS = {
     "bias": "what is left costs one addition",
     "dynamic": "have the exporter write it as a constant",
     "input": "it can be moved into the preprocessing of the input by hand",
+    "memory": "give the layer in place a top of its own",
     "negative": "with the normalisation before the pooling or activation it folds, which is another network",
     "nonlinear": "with the normalisation next to a convolution it folds, which is another network",
     "output": "if nobody needs that value, take it out of the outputs",
@@ -100,6 +102,32 @@ class Stayed:
     reason: Refusal
 
 
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A layer that is not understood: folds go around it. `where`: file, line and column of the layer or the field."""
+
+    layer: str
+    type: str
+    reason: str
+    where: str
+
+    @property
+    def normalises(self) -> bool:
+        """Whether it is a normalisation by its name, and so a BatchNorm that may have been left."""
+        return re.search(r"(?i:norm)|BN(?!LL)", self.type) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a user has to know of a model that was read. `strict`: it is a fault where `Options.strict` is asked for."""
+
+    code: str
+    sentence: str
+    where: str = ""
+    hint: str = ""
+    strict: bool = False
+
+
 @dataclass(eq=False, slots=True)
 class Plan:
     """All decisions over one graph, and what the edited graph looks like.
@@ -137,17 +165,20 @@ class Style:
 
     An operation costs 1, a BatchNormalization `batch_norm`; on top comes `layer` for each layer that holds them.
     `unread_outputs`: a document's outputs are what nothing reads, so that an output must not come to be read.
+    `unranked`: it can write an affine along the channels, axis 1, of a value whose rank is not known.
     `growth`: by how many bytes the document grows when chains are written as other affines, or go (None).
     """
 
     batch_norm: int
     layer: int = 0
     unread_outputs: bool = False
+    unranked: bool = False
     growth: Callable[[Mapping[Chain, Affine | None]], int] = lambda _: 0
 
     def cost(self, nodes: Sequence[Node]) -> int:
-        """Of a chain's nodes as they stand."""
-        operations = sum(self.batch_norm if node.op == "BatchNormalization" else 1 for node in nodes)
+        """Of a chain's nodes as they stand. A BatchNormalization may stand for one operation of another layer."""
+        normal = [node.op == "BatchNormalization" and is_batch_norm(node.type) for node in nodes]
+        operations = sum(self.batch_norm if found else 1 for found in normal)
         return operations + self.layer * len({node.origin for node in nodes})
 
     def price(self, affine: Affine) -> int:

@@ -192,12 +192,16 @@ EPSILON = float(np.float32(1e-5))
 
 
 def normalization(node: Node) -> Affine:
-    """BatchNormalization at inference: opset 7 dropped is_test, 9 dropped spatial, 14 added training_mode."""
+    """BatchNormalization at inference: opset 7 dropped is_test, 9 dropped spatial, 14 added training_mode.
+
+    Channels are axis 1 in every rank: of an input whose rank is not known the affine has that and the axis before.
+    """
     spread = [value for value in node.outputs[1:] if value.name]
     if node.attribute("training_mode", 0) or spread or (node.version < 7 and not node.attribute("is_test", 0)):
         what = f"{node.name!r} normalises by the statistics of the batch"
         raise refuse("batch-statistics", what, node, "export the model for inference")
-    shape = shape_of(node.inputs[0], node)
+    data = node.inputs[0]
+    shape = (None, None) if data is not None and data.shape is None else shape_of(data, node)
     trailing = (1,) * (len(shape) - 2) if node.version >= 9 or node.attribute("spatial", 1) else ()
     gamma, beta, mean, variance = (parameter(node, slot, trailing) for slot in (1, 2, 3, 4))
     alike = gamma.shape == beta.shape == mean.shape == variance.shape and gamma.ndim == len(shape)
@@ -261,13 +265,18 @@ def linear(node: Node) -> Linear | Refusal:
         return answer.refusal
 
 
-def affine(node: Node) -> Affine | Refusal | None:
-    """The affine that `node` is, None if it does not look like one, or why it looks like one and is none."""
+def affine(node: Node, unranked: bool = False) -> Affine | Refusal | None:
+    """The affine that `node` is, None if it does not look like one, or why it looks like one and is none.
+
+    On a value whose rank is not known it is one only with `unranked`.
+    """
     if node.op not in AFFINE or all(value is None or value.tensor is not None for value in node.inputs):
         return None
     try:
         consistent(node)
         found = AFFINE[node.op](node)
+        if found is not None and not unranked:
+            shape_of(next(value for value in node.inputs if value is not None and value.tensor is None), node)
         if found is not None and 0 in found.extents:
             raise refuse("shape", f"the constants of {node.label} have no elements", node)
         if found is not None and any(value.name for value in node.outputs[1:]):

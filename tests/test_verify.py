@@ -285,6 +285,18 @@ def test_what_is_left_out_is_counted(net: Net) -> None:
     assert (found.left_out, found.uncovered, found.passed) == (["strange"], 1, True)
 
 
+def test_nothing_can_be_run(net: Net) -> None:
+    original = replace(runnable(net.original(), left_out=["strange"]), outputs=[])
+    found = compare(original, replace(runnable(net.folded()), outputs=[]), ["y0"])
+    assert (found.left_out, found.passed, found.proven) == (["strange"], True, False)
+
+
+def test_an_output_that_is_gone_where_nothing_can_be_run(net: Net) -> None:
+    original = runnable(net.original(), left_out=["strange"])
+    with pytest.raises(VerificationError):
+        compare(original, replace(runnable(net.folded()), outputs=[]))
+
+
 def test_nothing_to_compare(net: Net) -> None:
     with pytest.raises(VerificationError, match="nothing is proven"):
         compare(replace(runnable(net.original()), outputs=[]), runnable(net.folded()))

@@ -2,12 +2,13 @@
 
 Each layer is described by its row in layers.py. Here in-place chains are taken apart, memory that Caffe shares between
 blobs is watched, and names are given: the last version of a blob keeps its name, an input always keeps it.
-A layer that no row describes, or that needs a shape which is not known, becomes a node `caffe.TYPE` of unknown result.
+A layer that no row describes, that needs a shape which is not known, or that reads memory which another layer has
+overwritten (see memory.py) becomes a node `caffe.TYPE` of unknown result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +16,11 @@ import numpy as np
 from ..errors import InputError, UsageError
 from ..graph import Graph, Node, Shape, Value, reads_content
 from ..names import Names
+from ..records import Notice, Opaque
 from ..roles import AFFINE
 from .builder import FLOAT, Builder, Unknown
 from .layers import ROWS, Role, Row
+from .memory import Memory
 from .net import CaffeNet, Layer
 
 OPSETS = range(13, 24)
@@ -37,11 +40,20 @@ class LoweredLayer:
 
 @dataclass(eq=False, slots=True)
 class Lowered:
-    """`opaque` says of each layer that has no description here why."""
+    """`opaque` says of each layer that has no description here why, `sources` of those that are taken for inputs.
+
+    `clobbered` are the reads of overwritten memory; `kept` is all that lies in such memory, and `unproven` the blobs
+    there that are outputs of the net, which the graph does not have.
+    """
 
     graph: Graph
     layers: list[LoweredLayer] = field(default_factory=list)
-    opaque: dict[Layer, str] = field(default_factory=dict)
+    opaque: dict[Layer, Opaque] = field(default_factory=dict)
+    sources: list[Opaque] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    clobbered: list[InputError] = field(default_factory=list)
+    kept: set[Value] = field(default_factory=set)
+    unproven: list[str] = field(default_factory=list)
 
 
 def lower(
@@ -51,23 +63,34 @@ def lower(
     inputs: Mapping[str, Shape] | None = None,
     dynamic_batch: bool = False,
     bn_order: str | None = None,
+    fold_quantized: bool = False,
 ) -> Lowered:
     """The graph of `net` at ONNX's `opset`.
 
     `inputs` gives shapes of inputs by blob name, instead of those in the file; with `dynamic_batch` the first extent of
     every input is left open. `bn_order` names the blobs of BatchNorm layers whose order the file leaves open.
+    `fold_quantized` lets layers with stored quantisation scales take affines.
     Raises InputError, with file and layer, for a net that Caffe would refuse or that it computes by accident only.
     """
     with np.errstate(all="ignore"):  # parameters of any magnitude are taken
-        return _Lowering(net, opset, dict(inputs or {}), dynamic_batch, bn_order or "").run()
+        return _Lowering(net, opset, dict(inputs or {}), dynamic_batch, bn_order or "", fold_quantized).run()
 
 
 class _Lowering:
-    def __init__(self, net: CaffeNet, opset: int, shapes: dict[str, Shape], dynamic: bool, order: str) -> None:
+    def __init__(
+        self,
+        net: CaffeNet,
+        opset: int,
+        shapes: dict[str, Shape],
+        dynamic: bool,
+        order: str,
+        fold_quantized: bool = False,
+    ) -> None:
         if opset not in OPSETS:
             raise UsageError(f"opset {opset} is not supported", hint=f"give one from {OPSETS[0]} to {OPSETS[-1]}")
         self.net = net
         self.opset, self.shapes, self.dynamic, self.order = opset, shapes, dynamic, order
+        self.fold_quantized = fold_quantized
         self.result = Lowered(Graph(net.name))
         self.names = Names(name for layer in net.layers for name in layer.tops)
         self.constants: dict[Hashable, Value] = {}
@@ -76,8 +99,7 @@ class _Lowering:
         self.readers: dict[Value, list[Layer]] = {}
         self.cut: set[Value] = set()
         self.measured: set[Value] = set()
-        self.memory: dict[Value, list[Value]] = {}
-        self.overwritten: dict[Value, Layer] = {}
+        self.memory = Memory()
 
     def run(self) -> Lowered:
         read_later = _read_later(self.net.layers)
@@ -86,6 +108,7 @@ class _Lowering:
             bottoms = [self._read(layer, name) for name in layer.bottoms]
             if row is not None and row.role is Role.CUT and not read_later[layer]:
                 item = LoweredLayer(layer, bottoms, [Value(name) for name in layer.tops], [])
+                self._clobbered(layer, row, bottoms)
                 self.cut.update(bottoms)
                 for value in bottoms:
                     value.public = value.public or f"read by {layer.type} {layer.name!r}"
@@ -103,62 +126,101 @@ class _Lowering:
 
     def _read(self, layer: Layer, name: str) -> Value:
         if name not in self.current:
-            raise InputError(f"no layer before makes the bottom blob {name!r}", where=layer.where)
-        value = self.current[name]
-        if value in self.overwritten:
-            raise self._clobbered(value, f"layer {layer.name} reads blob {name!r}", layer.where)
-        return value
+            what = f"no layer before makes the bottom blob {name!r}"
+            raise InputError(what, where=layer.where, hint=self._hint(name))
+        return self.current[name]
 
-    def _clobbered(self, value: Value, what: str, where: str) -> InputError:
-        writer = self.overwritten[value]
-        return InputError(
-            f"{what}, but layer {writer.name}, in place on blob {writer.tops[0]!r}, overwrites their common memory",
-            where=where,
-            hint=f"give layer {writer.name} a top of its own",
-        )
+    def _hint(self, name: str) -> str:
+        """Where an inactive layer makes a blob that is missing: which rules keep it out."""
+        makers = [layer for layer in self.net.inactive if name in layer.tops]
+        if not makers:
+            return ""
+        rules = [*makers[0].param.include, *makers[0].param.exclude]
+        option = "--stage" if any(rule.stage or rule.not_stage for rule in rules) else "--phase"
+        return f"layer {makers[0].name!r} makes it, which its rules leave out; see {option}"
 
     # ------------------------------------------------------------------------------------------------- one layer
 
     def _layer(self, layer: Layer, row: Row | None, bottoms: list[Value]) -> LoweredLayer:
         builder = Builder(
             self.result.graph, layer, bottoms, opset=self.opset, names=self.names, constants=self.constants,
-            fixed=row is None or row.fixed, order=self.order,
+            fixed=row is None or row.fixed, order=self.order, fold_quantized=self.fold_quantized,
+            notices=self.result.notices,
         )  # fmt: skip
+        unknown = f"bnfold does not know the type {layer.type}" if row is None else ""
+        if row is None and layer.tops and not layer.bottoms and not layer.blobs:
+            return self._source(builder, [Value("") for _ in layer.tops], unknown)
+        clobbered = self._clobbered(layer, row, bottoms)
         if row is None or row.role is Role.CUT:
-            return self._opaque(builder, f"bnfold does not know the type {layer.type}")
-        row.check(builder)
+            return self._opaque(builder, clobbered or unknown or "it belongs to training, and its tops are read")
         if row.role is Role.SOURCE:
-            return LoweredLayer(layer, [], self._inputs(builder, row), [])
-        nodes = len(self.result.graph.nodes)
+            row.check(builder)
+            return self._source(builder, row.describe(builder), "; ".join(item.what for item in layer.unread))
+        if layer.unread and not row.own:
+            reason = "; ".join(item.what for item in layer.unread)
+            return self._opaque(builder, reason, place=layer.unread[0].place)
+        nodes, shapes = len(self.result.graph.nodes), []
         try:
+            row.check(builder)
             tops = _separate(builder, row.describe(builder))
-        except Unknown as reason:
-            for node in self.result.graph.nodes[nodes:]:
-                for value in node.inputs:
-                    if value is not None:
-                        value.readers.remove(node)
-            del self.result.graph.nodes[nodes:]
-            return self._opaque(builder, str(reason))
-        return LoweredLayer(layer, bottoms, tops, builder.nodes)
+            if not clobbered:
+                return LoweredLayer(layer, bottoms, tops, builder.nodes)
+            reason, shapes = clobbered, [value.shape for value in tops]
+            if not row.fixed and any(node.op in AFFINE for node in builder.nodes):
+                self.result.graph.notes[layer] = ("memory", clobbered)
+        except Unknown as unfit:
+            reason = str(unfit)
+        except InputError as unfit:
+            if not row.lenient:
+                raise
+            reason = unfit.what
+        self._undo(nodes)
+        return self._opaque(builder, reason, shapes)
 
-    def _opaque(self, builder: Builder, reason: str) -> LoweredLayer:
+    def _clobbered(self, layer: Layer, row: Row | None, bottoms: list[Value]) -> str:
+        """What is to be said of a layer that reads overwritten memory, "" of others."""
+        told = [
+            self.memory.clobber(value, f"layer {layer.name} reads blob {name!r}", layer.where)
+            for name, value in zip(layer.bottoms, bottoms, strict=True)
+            if self.memory.lost(value) and (row is None or row.role is not Role.SINK)
+        ]
+        return "; ".join(told)
+
+    def _undo(self, nodes: int) -> None:
+        """Take the nodes of the layer, all but the first `nodes`, out of the graph."""
+        for node in self.result.graph.nodes[nodes:]:
+            for value in node.inputs:
+                if value is not None:
+                    value.readers.remove(node)
+        del self.result.graph.nodes[nodes:]
+
+    def _opaque(
+        self, builder: Builder, reason: str, shapes: Sequence[Shape | None] = (), place: str = ""
+    ) -> LoweredLayer:
         layer = builder.layer
-        self.result.opaque[layer] = reason
+        self.result.opaque[layer] = Opaque(layer.name, layer.type, reason, place or layer.at)
         tops = [Value(self.names.unique(f"{layer.name}/{layer.type}"), dtype=FLOAT) for _ in layer.tops]
+        for value, shape in zip(tops, shapes, strict=False):
+            value.shape = shape
         node = self.result.graph.add_node(
             f"caffe.{layer.type}", builder.bottoms, tops, {}, origin=layer, name=layer.name, version=1
         )
         return LoweredLayer(layer, builder.bottoms, tops, [node])
 
-    def _inputs(self, builder: Builder, row: Row) -> list[Value]:
+    def _source(self, builder: Builder, values: list[Value], reason: str) -> LoweredLayer:
+        """The tops of a layer as inputs of the net; `reason` says what of it is not understood, "" if all is."""
+        layer = builder.layer
+        if reason:
+            told = f"{reason}; its tops are taken for inputs of the net"
+            self.result.sources.append(Opaque(layer.name, layer.type, told, layer.at))
         tops = []
-        for value, name in zip(row.describe(builder), builder.layer.tops, strict=True):
+        for value, name in zip(values, layer.tops, strict=True):
             shape = self.shapes.get(name, value.shape)
             if shape and self.dynamic and name not in self.shapes:
                 shape = (None, *shape[1:])
             builder.limited(shape)
             tops.append(self.result.graph.add_input(Value(name, shape, np.dtype(np.float32))))
-        return tops
+        return LoweredLayer(layer, [], tops, [])
 
     # ---------------------------------------------------------------------------------------------- blobs and memory
 
@@ -171,15 +233,12 @@ class _Lowering:
                 self._overwrite(layer, row, item.bottoms[index], value)
             elif name in self.current:
                 raise InputError(f"a second layer makes blob {name!r}, and not in place", where=layer.where)
+            elif row is not None and row.shares(layer):
+                self.memory.share(item.bottoms[0], value)
             else:
-                self.memory[value] = [value]
+                self.memory.add(value)
             self.current[name] = value
             self.versions.setdefault(name, []).append(value)
-        if row is not None and row.shares(layer):
-            shared = self.memory[item.bottoms[0]]
-            for value in item.tops:
-                shared.append(value)
-                self.memory[value] = shared
 
     def _overwrite(self, layer: Layer, row: Row | None, old: Value, new: Value) -> None:
         others = [reader for reader in self.readers[old] if reader is not layer]
@@ -191,14 +250,12 @@ class _Lowering:
             )
         if row is not None and not row.in_place(layer):
             raise InputError(
-                f"type {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it",
+                f"type {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it, "
+                "so that Caffe computes by accident what comes out",
                 where=layer.where,
                 hint="give the top a name of its own",
             )
-        shared = self.memory[old]
-        self.overwritten.update((value, layer) for value in shared)
-        shared.append(new)
-        self.memory[new] = shared
+        self.memory.overwrite(layer, old, new)
 
     # -------------------------------------------------------------------------------------------------- the interface
 
@@ -224,12 +281,15 @@ class _Lowering:
             value = self.current[name]
             if value in self.readers or (value in self.cut and value in inputs):
                 continue
-            if value in self.overwritten:
-                raise self._clobbered(value, f"the net's output is blob {name!r}", self.versions_origin(value))
-            graph.add_output(value)
-            self._keep_apart(value)
+            if self.memory.lost(value):
+                self.memory.clobber(value, f"the net's output is blob {name!r}", self.versions_origin(value))
+                self.result.unproven.append(name)
+            else:
+                graph.add_output(value)
+                self._keep_apart(value)
         dropped = {value for value in self.cut if value not in self.readers}
         graph.inputs = [value for value in graph.inputs if value not in dropped or value in graph.outputs]
+        self.result.clobbered, self.result.kept = self.memory.clobbered, self.memory.keep(self.result.layers)
 
     def _keep_apart(self, output: Value) -> None:
         """Have affines stay between an output and a blob of which a layer reads the shape.
@@ -253,11 +313,16 @@ def _reads(item: LoweredLayer, value: Value) -> bool:
 
 
 def _settle_channels(value: Value) -> None:
-    """Give an input whose channels the file leaves open those of a convolution that reads it."""
+    """Give an input whose shape or channels the file leaves open what the weights that read it say of them."""
     for node in value.readers:
         weight = node.constant(1)
-        if node.op == "Conv" and weight is not None and value.shape and value.shape[1] is None:
-            channels = weight.shape[1] * int(node.attribute("group", 1))
+        if weight is None or node.op not in ("Conv", "ConvTranspose", "BatchNormalization"):
+            continue
+        groups = int(node.attribute("group", 1)) if node.op == "Conv" else 1
+        channels = weight.shape[1 if node.op == "Conv" else 0] * groups
+        if value.shape is None:  # an image, where the weights do not say
+            value.shape = (None, channels, *(None,) * (len(weight.shape) - 2 or 2))
+        elif value.shape[1:2] == (None,):
             value.shape = (value.shape[0], channels, *value.shape[2:])
 
 

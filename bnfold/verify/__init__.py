@@ -93,8 +93,9 @@ class Verification:
 
     @property
     def proven(self) -> bool:
-        """Each output speaks for it."""
-        return self.passed and all(c.proven for c in self.outputs)
+        """Each output speaks for it, and anything was compared at all."""
+        compared = self.identical or bool(self.outputs or self.inner)
+        return self.passed and compared and all(c.proven for c in self.outputs)
 
     @property
     def first_wrong(self) -> Compared | None:
@@ -131,6 +132,7 @@ class Verifier:
     ) -> Verification:
         """Run both nets and judge the net's own `outputs`, as far as both compute them, and the values `taps`.
 
+        Where all of it lies behind nodes that are left out nothing runs, and nothing is proven.
         Raises VerificationError where the original cannot be run, or the process crashes or does not end.
         """
         own = [name for name in outputs if name in original.outputs]
@@ -139,6 +141,8 @@ class Verifier:
         ones, others = set(original.taps), set(folded.taps)
         inner = [t for t in taps if t.original in ones and t.folded in others]
         names = [(name, name) for name in kept] + [(t.original, t.folded) for t in inner]
+        if not names and not gone and original.left_out:
+            return Verification(left_out=original.left_out, uncovered=len(taps))
         if not names:
             raise VerificationError("no value of the net can be computed, so nothing is proven", hint=UNPROVEN)
         told = self._ask(original, folded, names, len(kept))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bnfold.graph import Value
-from bnfold.records import Plan, Refusal
+from bnfold.records import Plan, Refusal, Style
 
 from .directed import DIRECTED, waves
 from .judge import judge
@@ -225,3 +225,36 @@ def test_attributes_that_make_no_sense_are_refused(op: str, given: dict[str, lis
     x = net.graph.add_node(op, [x], [Value("y", x.shape)], given, origin=op, name=op, version=13).outputs[0]
     net.output(net.bn(x, ramp(2), ramp(2)))
     assert "shape" in [reason.code for reason in only(net).reasons]
+
+
+def unranked(behind: bool) -> Net:
+    """A shift along the channels of a value whose rank nobody knows, into a sum of which the shape is declared."""
+    net = Net()
+    x = net.input(1, 4, 3, 4)
+    shifted = net.bn(x, 1.0, ramp(4))
+    if behind:
+        shifted = net.op("Add", shifted, net.op("Sigmoid", net.input(1, 4, 3, 4)))
+        net.output(net.op("Add", shifted, ramp(1, 1, 1, 4)))
+    else:
+        net.output(net.bn(shifted, 1.0, ramp(4)))
+    for node in net.graph.nodes[: 1 + (not behind)]:
+        node.outputs[0].shape = None
+    x.shape = None
+    return net
+
+
+def test_the_axis_of_an_affine_on_an_unknown_rank_is_counted_from_the_front() -> None:
+    """Counted from the back, as operands broadcast, it would fit the width."""
+    decisions = unranked(behind=True).decisions(Style(2, unranked=True))
+    assert not any(decision.into for decision in decisions.values())
+    assert decisions["BatchNormalization0"].reasons[-1].code == "shape"
+
+
+def test_two_affines_on_an_unknown_rank_are_one_where_the_document_can_write_it() -> None:
+    (decision,) = unranked(behind=False).plan(Style(2, unranked=True)).decisions
+    assert decision.residue is not None
+    assert np.array_equal(decision.residue.b, 2 * ramp(1, 4))
+    plan = unranked(behind=False).plan(Style(2))
+    assert [(stayed.node, stayed.reason.code) for stayed in plan.stayed] == [
+        ("BatchNormalization0", "shape"), ("BatchNormalization1", "shape")
+    ]  # fmt: skip
