@@ -14,8 +14,9 @@ import numpy as np
 
 from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
 from .carry import Refused, consistent, refuse, same, shape_of
-from .graph import Node, Tensor, Value
+from .graph import Node, Value
 from .operators import RULES, Rule
+from .precision import bias_fits, exactly_fits, keeps_digits, largest, tiny
 from .quantised import check_multiplier
 from .records import Chain, Refusal
 from .roles import Linear
@@ -191,7 +192,10 @@ class Asking:
         self.down(output, shift.reshape([-1 if i == linear.out_axis else 1 for i in axes]), SHIFT, depth + 1)
 
     def check(self, node: Node, linear: Linear, taken: Absorbed) -> None:
-        """Refuse where the folded weights or bias are not finite in the dtype in which they are stored."""
+        """Refuse where the folded weights or bias are not finite in the dtype in which they are stored, or lose digits.
+
+        What loses digits: all weights become smaller than the smallest normal number; of float16 see `keeps_digits`.
+        """
         tensor = linear.weight
         limit = float(largest(tensor))
         peak = self.view.peak(tensor)
@@ -199,7 +203,8 @@ class Asking:
         if not peak * gain <= limit and not exactly_fits(linear, taken, limit):
             what = f"the folded weights of {node.label} do not fit into {tensor.dtype}"
             raise refuse("overflow", what, node, "fold the model in a wider type first")
-        if 0 < peak * gain < tiny(tensor) <= peak:
+        lost = 0 < peak * gain < tiny(tensor) <= peak
+        if lost or (tensor.dtype.name == "float16" and not keeps_digits(linear, taken)):
             what = f"the folded weights of {node.label} lose their precision in {tensor.dtype}"
             raise refuse("underflow", what, node, "fold the model in a wider type first")
         if linear.bias_slot is None:
@@ -208,8 +213,10 @@ class Asking:
         own = abs(linear.bias_gain) * self.view.peak(linear.bias) if linear.bias is not None else 0.0
         shift = abs(linear.gain) * peak * fan_in * float(np.abs(taken.pre_b).max())
         bound = float(np.abs(taken.post_a).max()) * (own + shift) + float(np.abs(taken.post_b).max())
+        stored = tensor if linear.bias is None else linear.bias
+        limit = float(largest(stored))
         if not bound <= limit and not bias_fits(linear, taken, limit):
-            what = f"the folded bias of {node.label} does not fit into {tensor.dtype}"
+            what = f"the folded bias of {node.label} does not fit into {stored.dtype}"
             raise refuse("overflow", what, node, "fold the model in a wider type first")
 
     def take_chain(self, chain: Chain | None, array: Float64, kind: float, behind: bool) -> bool:
@@ -263,29 +270,3 @@ def before_weights(old: Absorbed, vector: Float64, kind: float) -> Absorbed:
     if kind == SHIFT:
         return Absorbed(old.pre_a, old.pre_a * vector + old.pre_b, old.post_a, old.post_b)
     return Absorbed(old.pre_a * vector, old.pre_b, old.post_a, old.post_b)
-
-
-def largest(tensor: Tensor) -> float:
-    """The largest finite number of a tensor's dtype (bfloat16 is no NumPy type and has float32's exponents)."""
-    return float(np.finfo(tensor.dtype).max) if tensor.dtype.kind == "f" else 3.3895e38
-
-
-def tiny(tensor: Tensor) -> float:
-    """The smallest number that a tensor's dtype stores with all its digits."""
-    return float(np.finfo(tensor.dtype).tiny) if tensor.dtype.kind == "f" else 1.1755e-38
-
-
-def exactly_fits(linear: Linear, taken: Absorbed, limit: float) -> bool:
-    """The test by channel, where the bound over all of them was too coarse."""
-    view = np.abs(linear.layout.canonical(linear.weight.load()).astype(np.float64))
-    post = np.broadcast_to(np.abs(taken.post_a), view.shape[0] * view.shape[1]).reshape(view.shape[0], -1, 1, 1)
-    pre = np.broadcast_to(np.abs(taken.pre_a), view.shape[0] * view.shape[2]).reshape(view.shape[0], 1, -1, 1)
-    return bool((view * post * pre <= limit).all())
-
-
-def bias_fits(linear: Linear, taken: Absorbed, limit: float) -> bool:
-    outs = linear.layout.channels(linear.weight.shape)[0]
-    own = np.zeros((1, 1)) if linear.bias is None else np.atleast_2d(linear.bias_gain * linear.bias.float64())
-    own = own.T if linear.out_axis == 0 else own
-    own = np.broadcast_to(own, (own.shape[0], outs))
-    return bool((np.abs(absorb_bias(own, linear.weight.load(), linear.layout, linear.gain, taken)) <= limit).all())

@@ -19,6 +19,9 @@ from pathlib import Path
 from .errors import InputError, OutputError
 from .wire import Rope
 
+HDF5 = b"\x89HDF\r\n\x1a\n"
+"""How a file of this format begins."""
+
 
 def open_mapped(path: Path) -> memoryview:
     """The content of the regular file `path`, read-only, fetched by the system as it is looked at.

@@ -1,7 +1,8 @@
 """Graph -> ONNX file, without importing `onnx`: the structure at once, each tensor only while it is being written.
 
 A constant is written in the dtype of its Value: a Tensor that holds float64 (a BatchNorm's derived parameters) behind a
-float32 Value is rounded once, here. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+float32 Value is rounded once, here. Only if `Header.half` is set, one that holds float16 keeps it, with a Cast behind.
+Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = range(1, 9)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a model says of itself. `opset` is that of the standard domain, `batch` names unknown first extents."""
+    """What a model says of itself. `opset` is that of the standard domain, `batch` names unknown first extents.
+
+    `half`: constants of float32 that are stored as float16 are written so, and cast: whoever reads the model can tell.
+    """
 
     opset: int = 13
     ir_version: int = 7
@@ -40,6 +44,7 @@ class Header:
     doc: str = ""
     metadata: Mapping[str, str] | None = None
     batch: str = ""
+    half: bool = False
 
 
 def write(graph: Graph, header: Header, spell: Callable[[str], str] | None = None) -> wire.Rope:
@@ -51,7 +56,8 @@ def write(graph: Graph, header: Header, spell: Callable[[str], str] | None = Non
     for number, value in ((2, header.producer), (3, header.producer_version), (6, header.doc)):
         if value:
             model.add(wire.string(number, value))
-    model.add_message(7, _graph(graph, header.batch, _Names(spell or readable(_all_names(graph)).__getitem__)))
+    names = _Names(spell or readable(_all_names(graph)).__getitem__, header.half)
+    model.add_message(7, _graph(graph, header.batch, names))
     for domain, version in sorted(_domains(graph, header.opset).items()):
         model.add(wire.delimited(8, (wire.string(1, domain) if domain else b"") + wire.integer(2, version)))
     for key, text in sorted((header.metadata or {}).items()):
@@ -85,8 +91,8 @@ def _domains(graph: Graph, opset: int) -> dict[str, int]:
 class _Names:
     """Initializers, one for each stored tensor, shape and dtype, however many values show it; and unique node names."""
 
-    def __init__(self, spell: Callable[[str], str]) -> None:
-        self.spell = spell
+    def __init__(self, spell: Callable[[str], str], half: bool) -> None:
+        self.spell, self.half = spell, half
         self._first: dict[Any, str] = {}
         self._nodes: set[str] = set()
         self.found: list[Value] = []
@@ -112,19 +118,39 @@ class _Names:
 
 
 def _graph(graph: Graph, batch: str, names: _Names) -> wire.Rope:
-    body, before = wire.Rope(), len(names.found)
+    nodes, before = wire.Rope(), len(names.found)
     for node in graph.nodes:
-        body.add_message(1, _node(node, batch, names))
+        nodes.add_message(1, _node(node, batch, names))
     outputs = [names.name(value) for value in graph.outputs]
-    body.add(wire.string(2, names.spell(graph.name) if graph.name else "net"))
+    casts, constants = wire.Rope(), wire.Rope()
     for value in names.found[before:]:
-        if value.tensor is not None:
-            body.add_message(5, tensor(names.name(value), value.tensor, value.dtype or value.tensor.dtype))
+        name = names.name(value)
+        if value.tensor is not None and names.half and _is_half(value):
+            constants.add_message(5, tensor(f"{name}/half", value.tensor, value.tensor.dtype))
+            casts.add_message(1, _cast(name))
+        elif value.tensor is not None:
+            constants.add_message(5, tensor(name, value.tensor, value.dtype or value.tensor.dtype))
+    body = wire.Rope()
+    title = wire.string(2, names.spell(graph.name) if graph.name else "net")
+    for part in (casts, nodes, wire.Rope(title), constants):
+        body.add(part)
     for value in graph.inputs:
         body.add(wire.delimited(11, _value_info(names.name(value), value, batch)))
     for name, value in zip(outputs, graph.outputs, strict=True):
         body.add(wire.delimited(12, _value_info(name, value, batch)))
     return body
+
+
+def _is_half(value: Value) -> bool:
+    """Whether it is a float32 constant that is stored as float16."""
+    return value.tensor is not None and value.tensor.dtype.name == "float16" and value.dtype == np.float32
+
+
+def _cast(name: str) -> wire.Rope:
+    """The node that makes a constant of its float16 tensor."""
+    to = wire.string(1, "to") + wire.integer(3, ELEMENT_TYPES["float32"]) + wire.integer(20, _INT)
+    head = wire.string(1, f"{name}/half") + wire.string(2, name) + wire.string(4, "Cast")
+    return wire.Rope(head + wire.delimited(5, to))
 
 
 def _node(node: Node, batch: str, names: _Names) -> wire.Rope:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from . import places
 from .errors import InputError, PostconditionError, StrictError, UsageError, VerificationError
-from .files import Staging, open_mapped
+from .files import HDF5, Staging, open_mapped
 from .options import CAFFE_ONLY, DEFAULTS, ONNX_ONLY, Options, check_apply
 
 if TYPE_CHECKING:
@@ -200,11 +200,13 @@ def open_document(paths: Sequence[Path], options: Options) -> Document:
 
 
 def _kind(path: Path) -> str:
-    """`onnx`, `caffemodel` or `prototxt`, by the first bytes, then by the top-level fields."""
+    """`onnx`, `caffemodel` (HDF5, too) or `prototxt`, by the first bytes, then by the top-level fields."""
     from . import wire
 
     with open_mapped(path) as data:
         head = bytes(data[:4096])
+        if head.startswith(HDF5):
+            return "caffemodel"
         if not any(byte < 9 or 13 < byte < 32 for byte in head):
             return "prototxt"
         try:

@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from onnx import numpy_helper
 
@@ -60,6 +61,19 @@ def test_a_float64_tensor_is_rounded_to_the_dtype_of_its_value() -> None:
     initializer = _model(write(_small(), HEADER)).graph.initializer[0]
     expected = (np.arange(12, dtype=np.float64).reshape(3, 4) / 3).astype(np.float32)
     np.testing.assert_array_equal(numpy_helper.to_array(initializer), expected)
+
+
+def test_float16_behind_float32_is_written_so_on_request_only() -> None:
+    array = np.array([[1 / 3, 2.0**-24]], np.float16)
+    graph = Graph("g")
+    graph.add_output(_add(graph, "Identity", [_constant("c", array, np.float32)], Value("y", (1, 2), F)))
+    plain, half = (_model(write(graph, Header(half=half))) for half in (False, True))
+    onnx.checker.check_model(half, full_check=True)
+    assert [node.op_type for node in plain.graph.node] == ["Identity"]
+    np.testing.assert_array_equal(numpy_helper.to_array(plain.graph.initializer[0]), array.astype(F), strict=True)
+    np.testing.assert_array_equal(numpy_helper.to_array(half.graph.initializer[0]), array, strict=True)
+    (y,) = onnx.reference.ReferenceEvaluator(half).run(None, {})
+    np.testing.assert_array_equal(y, array.astype(F), strict=True)
 
 
 @pytest.mark.parametrize(

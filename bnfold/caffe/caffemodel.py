@@ -1,11 +1,13 @@
 """A caffemodel as its layers and where their weights lie in the mapped file; and the file with some layers changed.
 
 Only what all of Caffe's forks agree on is decoded: a layer's name, its type and its blobs. Whatever else the file holds
-is copied as it stands. Read are NetParameters with `layer` (100) and with the V1 `layers` (2) of 2014.
+is copied as it stands. Read are NetParameters with `layer` (100) and with the V1 `layers` (2) of 2014; weights in HDF5
+are made into the first, of which they are a part.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import NamedTuple
 
 from .. import wire
 from ..errors import InputError
-from ..files import open_mapped
+from ..files import HDF5, open_mapped
 from ..wire import BYTES, VARINT, Field, Rope, WireError
 from .blob import Blob, NewBlob, decode, encode
 from .upgrade import V1_NUMBERS, V1_TYPES
@@ -113,14 +115,30 @@ class StoredLayer:
 class Caffemodel:
     """The layers of a caffemodel in the order of the file. Nothing in it changes; `rope` is the changed content."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises InputError for what cannot be read, is cut short, or is another kind of file."""
+    def __init__(self, path: Path, shared: Mapping[str, Sequence[str | None]] | None = None) -> None:
+        """`shared`: for each layer of the net the names under which it shares its blobs, which HDF5 does not tell.
+
+        Raises InputError for what cannot be read, is cut short, or is another kind of file.
+        """
         self.path = path
         self.data = open_mapped(path)
+        self.hdf5 = bytes(self.data[:8]) == HDF5
+        if self.hdf5:
+            self.data = self._converted(shared or {})
         _refuse_other_formats(self.data, str(path))
         self.layout = _V2
         spans = self._spans()
         self.layers = [StoredLayer(self, index, span) for index, span in enumerate(spans)]
+
+    def _converted(self, shared: Mapping[str, Sequence[str | None]]) -> memoryview:
+        """The content of the HDF5 file as that of a caffemodel."""
+        from .hdf5 import layers
+
+        self.data, self.layout, self.layers = memoryview(b""), _V2, []
+        content = io.BytesIO()
+        with layers(self.path, shared) as found:
+            self.rope(added=found).write(content)
+        return content.getbuffer().toreadonly()
 
     def _spans(self) -> list[tuple[int, int, int]]:
         """Start, body and end of each layer; sets the layout that they have."""
@@ -213,9 +231,7 @@ class Caffemodel:
 def _refuse_other_formats(data: memoryview, where: str) -> None:
     head = bytes(data[:1024])
     what = hint = ""
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        what, hint = "the weights are in an HDF5 file", "load it in Caffe and write net.save('x.caffemodel')"
-    elif head.startswith(b"version https://git-lfs"):
+    if head.startswith(b"version https://git-lfs"):
         what, hint = "this is a git-lfs pointer, not the weights", "fetch the file with `git lfs pull`"
     elif not head.translate(None, _TEXT):
         what, hint = "this is a text file, not a caffemodel", "the prototxt comes first, then the weights"

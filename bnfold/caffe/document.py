@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ..errors import InputError, UsageError
 from ..graph import Graph, Node, Shape, Value
 from ..names import spelled
 from ..onnx_writer import Header, write
+from ..places import same
 from ..records import Notice, Opaque, Plan, Style
 from ..wire import Rope
 from .edit import NetEdit, tap_names
@@ -80,12 +82,19 @@ class CaffeDocument:
         return [*self.lowered.notices, *notices(self.net)]
 
     def places(self, out: Path | None) -> Sequence[Path]:
-        """`out`.prototxt and `out`.caffemodel, also where `out` has one of these suffixes already."""
-        if out is None:
-            return self.sources
-        if out.suffix.lower() in (".prototxt", ".caffemodel"):
-            out = out.with_suffix("")
-        return [out.with_name(f"{out.name}.{kind}") for kind in ("prototxt", "caffemodel")]
+        """`out`.prototxt and `out`.caffemodel, also where `out` has one of these suffixes, or that of HDF5, already.
+
+        Raises UsageError where the caffemodel would take the place of weights in HDF5.
+        """
+        found = self.sources
+        if out is not None:
+            name = re.sub(r"(?<=.)\.(prototxt|caffemodel(\.h5)?)$", "", out.name, flags=re.IGNORECASE)
+            found = [out.with_name(f"{name}.{kind}") for kind in ("prototxt", "caffemodel")]
+        assert self.net.weights is not None  # `open` wants a caffemodel
+        if self.net.weights.hdf5 and same(found[1], self.sources[1]):
+            what = f"{found[1]} holds its weights in HDF5, and the result is a caffemodel, which cannot replace it"
+            raise UsageError(what, hint="give the result a name with -o")
+        return found
 
     def folded(self, plans: Mapping[Graph, Plan], places: Sequence[Path]) -> Mapping[Path, Rope]:
         edit = self.edit(plans[self.lowered.graph])
@@ -105,7 +114,7 @@ class CaffeDocument:
         there = {value.name for value in graph.outputs}
         found = [tap for tap in wanted if tap in there]
         left_out += (f"output {name!r}" for name in self.lowered.unproven)
-        rope = write(graph, Header(DEFAULT_OPSET, IR_VERSION), spelled)
+        rope = write(graph, Header(DEFAULT_OPSET, IR_VERSION, half=True), spelled)
         return Runnable(rope, own, found, left_out=left_out, spell=spelled)
 
     def tap(self, value: Value) -> str:

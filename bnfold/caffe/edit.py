@@ -260,12 +260,12 @@ def folded_blobs(layer: Layer, node: Node, taken: Absorbed) -> Iterator[AnyBlob]
     weight = layer.blobs[0]
     untouched = (taken.post_a == 1).all() and (taken.pre_a == 1).all()
     load = partial(folded_weight, role, weight, taken)
-    yield weight if untouched else NewBlob(weight.shape, weight.dtype, weight.legacy, load)
+    yield weight if untouched else weight.like(load)
     if len(layer.blobs) > 1 or taken.post_b.any() or taken.pre_b.any():
         outs = role.layout.channels(role.weight.shape)[0]
         style = layer.blobs[1] if len(layer.blobs) > 1 else weight
         shape = style.shape if style is not weight else (1, 1, 1, outs) if weight.legacy else (outs,)
-        yield NewBlob(shape, style.dtype, style.legacy, partial(folded_bias, role, outs, taken, style.dtype))
+        yield style.like(partial(folded_bias, role, outs, taken, style.dtype), shape)
 
 
 def folded_weight(role: Linear, weight: Blob, taken: Absorbed) -> npt.NDArray[Any]:

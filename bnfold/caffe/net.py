@@ -109,7 +109,8 @@ def load(
     for layer in layers:
         if not layer.param.HasField("phase"):
             layer.param.phase = state.phase
-    weights = None if caffemodel is None else Caffemodel(caffemodel)
+    shared = {layer.name: layer.shared for layer in reversed([*layers, *inactive])}  # of several of one name the first
+    weights = None if caffemodel is None else Caffemodel(caffemodel, shared)
     if weights is not None:
         _assign(layers, weights)
     return CaffeNet(root.string("name"), root, weights, layers, inactive, version, unread)

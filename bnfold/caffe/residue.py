@@ -78,14 +78,32 @@ class Host:
         return fields + ([("bias_term", True)] if self.kind == "Scale" and self.affine.shifts else [])
 
     def blobs(self) -> Iterator[NewBlob]:
-        """gamma, and beta where it shifts; beta alone of a Bias; in the dtype of the layer's old blobs."""
+        """gamma, and beta where it shifts; beta alone of a Bias; in the dtype and the style of the layer's old blobs.
+
+        In float32 where these are float16, which cannot hold the numbers.
+        """
         axis, count = self.span
-        dtype = self.layer.blobs[0].dtype if self.layer.blobs else np.dtype(np.float32)
+        old = self.layer.blobs[0] if self.layer.blobs else None
+        dtype = np.dtype(np.float32) if old is None or not holds(old.dtype, self.affine) else old.dtype
+        raw = old is not None and old.raw
         a, b = self.affine.a, self.affine.b
         arrays = {"Power": [], "Bias": [b], "BN": [a, b], "Scale": [a, b] if self.affine.shifts else [a]}
         for array in arrays[self.kind]:
             inner = array.reshape(array.shape[axis : axis + count])
-            yield NewBlob(self.shape, dtype, False, partial(spread, inner, self.shape, dtype))
+            yield NewBlob(self.shape, dtype, False, partial(spread, inner, self.shape, dtype), raw)
+
+
+def holds(dtype: np.dtype[Any], affine: Affine) -> bool:
+    """Whether `affine` is as exact in `dtype` as its digits allow; asked of float16 only, all else holds all.
+
+    No number may become infinite, and no multiplier but 0 smaller than the smallest normal number. A shift may: it is
+    off by 2⁻²⁵ at the most then, which is 2⁻¹¹ of the smallest normal multiplier, and so what rounding that one costs.
+    """
+    if dtype.itemsize > 2:
+        return True
+    limits = np.finfo(dtype)
+    a, b = np.abs(affine.a), np.abs(affine.b)
+    return bool(max(a.max(initial=0), b.max(initial=0)) <= limits.max and (a[a > 0] >= limits.tiny).all())
 
 
 def spread(array: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -195,6 +195,15 @@ def test_weights_that_would_lose_their_digits_stay() -> None:
     assert [reason.code for reason in only(net).reasons] == ["underflow", "output"]
 
 
+@pytest.mark.parametrize(("least", "folds"), [(2.0**-14, True), (2.0**-15, False), (0.0, True)])
+def test_digits_are_judged_by_channel(least: float, folds: bool) -> None:
+    for dtype in (np.float16, np.float32):
+        net = Net(dtype)
+        x = net.op("Conv", net.input(1, 2, 3, 3), np.ones((2, 2, 1, 1)))
+        net.output(net.op("Mul", x, np.array([1.0, least]).reshape(2, 1, 1)))
+        assert (only(net).way == "up") == (folds or dtype is np.float32)
+
+
 def test_a_layer_of_which_one_half_is_no_affine_stays_whole() -> None:
     """As a Scale with a broken gamma: its Mul cannot go, so its Add must not."""
     net = Net()
