@@ -41,7 +41,7 @@ class LoweredLayer:
 class Lowered:
     """`opaque` says of each layer that has no description here why.
 
-    `clobbered` are the reads of overwritten memory; `kept` is all that lies in such memory, and `unproven` the blobs
+    `clobbered` are the reads of overwritten memory; `frozen` is all that lies in such memory, and `unproven` the blobs
     there that are outputs of the net, which the graph does not have.
     """
 
@@ -49,7 +49,7 @@ class Lowered:
     layers: list[LoweredLayer] = field(default_factory=list)
     opaque: dict[Layer, str] = field(default_factory=dict)
     clobbered: list[InputError] = field(default_factory=list)
-    kept: set[Value] = field(default_factory=set)
+    frozen: set[Value] = field(default_factory=set)
     unproven: list[str] = field(default_factory=list)
 
 
@@ -134,7 +134,7 @@ class _Lowering:
             if not clobbered:
                 return LoweredLayer(layer, bottoms, tops, builder.nodes)
             reason, shapes = clobbered, [value.shape for value in tops]
-            if not row.fixed and any(node.op in AFFINE for node in builder.nodes):
+            if any(node.op in AFFINE and not node.fixed for node in builder.nodes):
                 self.result.graph.notes[layer] = ("memory", clobbered)
         except Unknown as unknown:
             reason = str(unknown)
@@ -246,7 +246,7 @@ class _Lowering:
                 self._keep_apart(value)
         dropped = {value for value in self.cut if value not in self.readers}
         graph.inputs = [value for value in graph.inputs if value not in dropped or value in graph.outputs]
-        self.result.clobbered, self.result.kept = self.memory.clobbered, self.memory.keep(self.result.layers)
+        self.result.clobbered, self.result.frozen = self.memory.clobbered, self.memory.freeze(self.result.layers)
 
     def _keep_apart(self, output: Value) -> None:
         """Have affines stay between an output and a blob of which a layer reads the shape.

@@ -26,7 +26,7 @@ class Memory:
         self.clobbered: list[InputError] = []
         self._values: dict[Value, list[Value]] = {}
         self._writers: dict[Value, Layer] = {}
-        self._kept: dict[Value, Layer] = {}
+        self._lost: dict[Value, Layer] = {}
 
     def add(self, value: Value) -> None:
         """Enter a value in memory of its own."""
@@ -51,12 +51,12 @@ class Memory:
         writer = self._writers[value]
         told = f"{what}, but layer {writer.name}, in place on blob {writer.tops[0]!r}, overwrites their common memory"
         self.clobbered.append(InputError(told, where=where, hint=f"give layer {writer.name} a top of its own"))
-        self._kept[value] = writer
+        self._lost[value] = writer
         return told
 
-    def keep(self, layers: Iterable[LoweredLayer]) -> set[Value]:
+    def freeze(self, layers: Iterable[LoweredLayer]) -> set[Value]:
         """The values in memory of which a read was clobbered; these, and the affines next to them, become public."""
-        writers = {value: writer for lost, writer in self._kept.items() for value in self._values[lost]}
+        writers = {value: writer for lost, writer in self._lost.items() for value in self._values[lost]}
         for value, writer in writers.items():
             _mark(value, "in", writer)
         for item in layers:

@@ -147,6 +147,18 @@ def test_what_its_reader_makes_has_a_known_shape(tmp_path: Path) -> None:
     assert [found.name for found in CaffeDocument.open(*weighed(tmp_path, net)).lowered.opaque] == ["r"]
 
 
+def test_an_affine_of_another_type_that_reads_it_is_kept_under_its_type(tmp_path: Path) -> None:
+    net = (
+        data()
+        + conv("c", "data", "x")
+        + SPLIT
+        + relu("w", "b", "b")
+        + layer("Power", "p", "a", "p", "power_param { scale: 2 }")
+    )
+    (kept,) = as_data(judged(weighed(tmp_path, net)).result)["kept"]
+    assert kept["layers"] == [{"name": "p", "type": "Power"}]
+
+
 def test_a_batch_norm_that_reads_it_counts_as_kept(tmp_path: Path) -> None:
     net = data() + conv("c", "data", "x") + SPLIT + relu("w", "b", "b") + bn("n", "a", "n")
     assert judged(weighed(tmp_path, net)).result.kept_batch_norms == ["n"]
