@@ -94,7 +94,7 @@ class _Lowering:
             bottoms = [self._read(layer, name) for name in layer.bottoms]
             if row is not None and row.role is Role.CUT and not read_later[layer]:
                 item = LoweredLayer(layer, bottoms, [Value(name) for name in layer.tops], [])
-                self._clobbered(layer, row, bottoms)
+                self.memory.read(layer, bottoms)
                 self.cut.update(bottoms)
                 for value in bottoms:
                     value.public = value.public or f"read by {layer.type} {layer.name!r}"
@@ -122,7 +122,8 @@ class _Lowering:
             self.result.graph, layer, bottoms, opset=self.opset, names=self.names, constants=self.constants,
             fixed=row is None or row.fixed, order=self.order,
         )  # fmt: skip
-        clobbered = self._clobbered(layer, row, bottoms)
+        sink = row is not None and row.role is Role.SINK
+        clobbered = "" if sink else self.memory.read(layer, bottoms)
         if row is None or row.role is Role.CUT:
             return self._opaque(builder, clobbered or f"bnfold does not know the type {layer.type}")
         row.check(builder)
@@ -140,15 +141,6 @@ class _Lowering:
             reason = str(unknown)
         self._undo(nodes)
         return self._opaque(builder, reason, shapes)
-
-    def _clobbered(self, layer: Layer, row: Row | None, bottoms: list[Value]) -> str:
-        """What is to be said of a layer that reads overwritten memory, "" of others."""
-        told = [
-            self.memory.clobber(value, f"layer {layer.name} reads blob {name!r}", layer.where)
-            for name, value in zip(layer.bottoms, bottoms, strict=True)
-            if self.memory.lost(value) and (row is None or row.role is not Role.SINK)
-        ]
-        return "; ".join(told)
 
     def _undo(self, nodes: int) -> None:
         """Take the nodes of the layer, all but the first `nodes`, out of the graph."""
@@ -198,7 +190,8 @@ class _Lowering:
             self.versions.setdefault(name, []).append(value)
 
     def _overwrite(self, layer: Layer, row: Row | None, old: Value, new: Value) -> None:
-        others = [reader for reader in self.readers[old] if reader is not layer]
+        readers = self.readers[old]
+        others = [reader for reader in readers if reader is not layer] or readers[1:]
         if others:
             raise InputError(
                 f"the layer works in place on blob {layer.tops[0]!r}, which layer {others[0].name} reads too",
@@ -238,8 +231,9 @@ class _Lowering:
             value = self.current[name]
             if value in self.readers or (value in self.cut and value in inputs):
                 continue
-            if self.memory.lost(value):
-                self.memory.clobber(value, f"the net's output is blob {name!r}", self.versions_origin(value))
+            if writer := self.memory.writer(value):
+                where = self.versions_origin(value)
+                self.memory.clobber(value, f"the net's output is blob {name!r}", where, writer)
                 self.result.unproven.append(name)
             else:
                 graph.add_output(value)
