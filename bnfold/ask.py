@@ -138,6 +138,8 @@ class Asking:
             refusal = self.view.linears.get(node)
             if isinstance(refusal, Refusal):
                 raise Refused(refusal)
+            if "." in node.op:
+                raise refuse("unknown", f"what {node.label} computes is not known here", node)
             raise refuse("nonlinear", f"{node.label} does not commute with a per-channel affine", node)
         if depth >= REACH or len(self.through) > REACH * 10:
             raise refuse("distance", f"no weights within {REACH} operators of {node.name!r}", node)

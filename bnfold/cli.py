@@ -70,6 +70,7 @@ def _fold(words: Sequence[str]) -> None:
     parser.add_argument("--onnx", action="store_true", help="write the folded Caffe net as OUT.onnx too")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - is standard output")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print each layer that is not understood")
     parser.add_argument("--version", action="version", version=f"bnfold {__version__}")
     given = parser.parse_args(words)
     if given.out is None and not given.in_place:
@@ -83,9 +84,9 @@ def _fold(words: Sequence[str]) -> None:
     try:
         result = pipeline.fold(_sources(given), given.out, options, report=report)
     except (pipeline.KeptError, pipeline.MismatchError) as error:
-        _report(error.result, given.json, quiet=given.quiet)
+        _report(error.result, given.json, quiet=given.quiet, verbose=given.verbose)
         raise
-    _report(result, given.json, quiet=given.quiet)
+    _report(result, given.json, quiet=given.quiet, verbose=given.verbose)
 
 
 def _plan(words: Sequence[str]) -> None:
@@ -96,7 +97,8 @@ def _plan(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     from . import pipeline
 
-    _report(pipeline.explain(_sources(given), _options(given)), "-" if given.json else None, quiet=False)
+    result = pipeline.explain(_sources(given), _options(given))
+    _report(result, "-" if given.json else None, quiet=False, verbose=True)
 
 
 def _export(words: Sequence[str]) -> None:
@@ -108,19 +110,15 @@ def _export(words: Sequence[str]) -> None:
     parser.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators")
     parser.add_argument("--ir-version", type=int, metavar="N", help="version of the ONNX format")
     parser.add_argument("--dynamic-batch", action="store_true", help="leave the extent of the batch open")
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="NAME=1x3x224x224", help="the shape of an input"
-    )
     given = parser.parse_args(words)
-    inputs = dict(_input(word) for word in given.input)
     from . import pipeline
 
     chosen = {"opset": given.opset, "ir_version": given.ir_version}
     how: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    how |= {"dynamic_batch": given.dynamic_batch, "inputs": inputs}
+    how |= {"dynamic_batch": given.dynamic_batch}
     from .options import Options
 
-    options = Options(given.phase, tuple(given.stage), given.level, bn_blobs=given.bn_blobs)
+    options = Options(bn_blobs=given.bn_blobs, **_state(given))
     result = pipeline.export(given.prototxt, given.caffemodel, given.out, options, **how)
     for path, size in result.files.items():
         print(printable(f"{path}  {size:,} bytes"))
@@ -153,12 +151,18 @@ def _add_caffe_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bn-blobs", metavar="ORDER", help="the order of a BatchNorm's blobs, where the file leaves it open"
     )
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=1x3x224x224", help="the shape of an input"
+    )
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     _add_caffe_reading(parser)
     parser.add_argument("--keep", action="append", default=[], metavar="BLOB", help="a value to keep, name and content")
     parser.add_argument("--freeze", action="store_true", help="take overridable initializers of ONNX for constants")
+    parser.add_argument(
+        "--fold-quantized", action="store_true", help="fold into layers with stored quantisation scales, too"
+    )
 
 
 def _sources(given: argparse.Namespace) -> list[Path]:
@@ -170,8 +174,14 @@ def _sources(given: argparse.Namespace) -> list[Path]:
 def _options(given: argparse.Namespace, **asked: bool) -> Options:
     from .options import Options
 
-    chosen: dict[str, Any] = {"phase": given.phase, "level": given.level, "bn_blobs": given.bn_blobs, **asked}
-    return Options(stages=tuple(given.stage), keep=tuple(given.keep), freeze=given.freeze, **chosen)
+    chosen: dict[str, Any] = {"bn_blobs": given.bn_blobs, "fold_quantized": given.fold_quantized, **asked}
+    return Options(keep=tuple(given.keep), freeze=given.freeze, **_state(given), **chosen)
+
+
+def _state(given: argparse.Namespace) -> dict[str, Any]:
+    """Which layers of a Caffe net are active, and the shapes of its inputs."""
+    inputs = tuple(_input(word) for word in given.input)
+    return {"phase": given.phase, "stages": tuple(given.stage), "level": given.level, "inputs": inputs}
 
 
 def _input(word: str) -> tuple[str, tuple[int, ...]]:
@@ -189,9 +199,9 @@ def _input(word: str) -> tuple[str, tuple[int, ...]]:
 # ------------------------------------------------------------------------------------------------------------- output
 
 
-def _report(result: Result, json_file: str | None, *, quiet: bool) -> None:
+def _report(result: Result, json_file: str | None, *, quiet: bool, verbose: bool) -> None:
     """The tables on stdout, unless JSON goes there."""
-    from . import report
+    from . import report, terminal
 
     data = report.as_data(result)
     if json_file is not None:
@@ -203,7 +213,7 @@ def _report(result: Result, json_file: str | None, *, quiet: bool) -> None:
             return
         _write(json_file, text)
     if not quiet:
-        report.write_text(report.as_tables(data), sys.stdout)
+        terminal.write_text(report.as_tables(data, verbose=verbose), sys.stdout)
 
 
 def _write(name: str, text: str, *, for_good: bool = True) -> None:

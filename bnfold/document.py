@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .graph import Graph, Value
-from .records import Plan, Style
+from .records import Notice, Opaque, Plan, Style
 from .wire import Rope
 
 
@@ -44,6 +44,12 @@ class Document(Protocol):
 
     def counts(self) -> Mapping[str, int]:
         """Layers (nodes) by type, and "parameters": the number of constants' elements that the net reads."""
+
+    def opaque(self) -> Sequence[Opaque]:
+        """The layers that are not understood."""
+
+    def notices(self) -> Sequence[Notice]:
+        """What the user has to know of the files."""
 
     def places(self, out: Path | None) -> Sequence[Path]:
         """The files of a result that the user named `out`, the model's first; None: in the place of what was read."""

@@ -16,8 +16,10 @@ class Options:
     `phase` ("TEST" or "TRAIN"; None is TEST), `stages`, `level` (None is 0): which layers of a Caffe net are active.
     `bn_blobs`: the order of the blobs of BatchNorm layers, where the file leaves it open. `keep`: values that keep name
     and content. `freeze`: take initializers that are also inputs of an ONNX model (IR version 4 or later) for
-    constants. `strict`: a BatchNorm that stays is an error. `verify`: prove the result before it is put in place.
-    `onnx`: write the folded Caffe net as ONNX too. `in_place`: the result may replace the model that was read.
+    constants. `inputs`: shapes of inputs of a Caffe net, as (name, shape) pairs. `fold_quantized`: fold also into
+    layers with stored quantisation scales. `strict`: a BatchNorm that stays, or may be read in another way, is an
+    error. `verify`: prove the result before it is put in place. `onnx`: write the folded Caffe net as ONNX too.
+    `in_place`: the result may replace the model that was read.
 
     Raises UsageError for another phase, for words that are no blobs, and for a text where a tuple of names is needed;
     a model of one format raises it for options of the other.
@@ -29,6 +31,8 @@ class Options:
     keep: tuple[str, ...] = ()
     freeze: bool = False
     bn_blobs: str | None = None
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    fold_quantized: bool = False
     strict: bool = False
     verify: bool = True
     onnx: bool = False
@@ -47,7 +51,8 @@ class Options:
 
 
 CAFFE_ONLY = {
-    "phase": "--phase", "stages": "--stage", "level": "--level", "bn_blobs": "--bn-blobs", "onnx": "--onnx"
+    "phase": "--phase", "stages": "--stage", "level": "--level", "bn_blobs": "--bn-blobs", "onnx": "--onnx",
+    "inputs": "--input", "fold_quantized": "--fold-quantized",
 }  # fmt: skip
 ONNX_ONLY = {"freeze": "--freeze"}
 

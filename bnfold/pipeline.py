@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .document import Document
     from .graph import Graph
-    from .records import Plan
+    from .records import Notice, Opaque, Plan
     from .verify import Verification, Verifier
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -37,7 +37,7 @@ class Result:
     """What was planned and done. `plans`: by the graph's name. `before`, `after`: layers by type, and "parameters".
 
     `files`: what was written, with sizes in bytes; `read` and `written`: the bytes of the model before and after.
-    `after` and `files` are empty, and `written` is 0, where nothing was.
+    `after` and `files` are empty, and `written` is 0, where nothing was. `opaque`: the layers that are not understood.
     """
 
     sources: tuple[Path, ...]
@@ -48,24 +48,37 @@ class Result:
     files: Mapping[Path, int] = field(default_factory=dict)
     read: int = 0
     written: int = 0
+    opaque: tuple[Opaque, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def kept_batch_norms(self) -> list[str]:
-        """The names of the BatchNorm layers that stay as they are."""
+        """The names of the BatchNorm layers that stay as they are, those by their name that are opaque included."""
         from .records import is_batch_norm
 
         names = [s.node for _, plan in self.plans for s in plan.stayed if is_batch_norm(s.type)]
         for _, plan in self.plans:
             chains = (d.chain.nodes for d in plan.decisions if d.untouched)
             names += [node.name for nodes in chains for node in nodes if is_batch_norm(node.type)]
+        names += [layer.layer for layer in self.opaque if layer.normalises]
         return list(dict.fromkeys(names))
+
+    @property
+    def doubts(self) -> list[Notice]:
+        """What may be read in another way, and so is a fault where the user is strict."""
+        return [notice for notice in self.notices if notice.strict]
 
 
 class KeptError(StrictError):
-    """`result` holds the plan that keeps a BatchNorm."""
+    """`result` holds the plan that keeps a BatchNorm, or what may be read in another way."""
 
     def __init__(self, result: Result) -> None:
         kept = result.kept_batch_norms
+        if not kept:
+            doubt = result.doubts[0]
+            super().__init__(f"{doubt.sentence}; nothing was written", where=doubt.where, hint=doubt.hint)
+            self.result = result
+            return
         names = ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
         super().__init__(f"BatchNorm kept: {names}; nothing was written", hint="`bnfold plan` tells the reasons")
         self.result = result
@@ -121,7 +134,7 @@ def fold(
             places.check_report(Path(report), [*files, *beside], document.sources)
         verifier = _verifier(stack) if options.verify else None
         result, plans = _planned(document)
-        if options.strict and result.kept_batch_norms:
+        if options.strict and (result.kept_batch_norms or result.doubts):
             raise KeptError(result)
         staging = stack.enter_context(Staging(files[0].parent))
         contents = document.folded(plans, files)
@@ -177,6 +190,8 @@ def open_document(paths: Sequence[Path], options: Options) -> Document:
             level=options.level or 0,
             keep=options.keep,
             bn_blobs=options.bn_blobs,
+            inputs=dict(options.inputs),
+            fold_quantized=options.fold_quantized,
         )
     told = " and ".join(f"{path} ({kind})" for path, kind in zip(paths, kinds, strict=True))
     hint = "give one ONNX model, or the prototxt and the caffemodel of a Caffe net"
@@ -235,7 +250,9 @@ def _planned(document: Document) -> tuple[Result, dict[Graph, Plan]]:
     plans = {graph: plan(graph, document.style) for graph in document.graphs()}
     named = tuple((graph.name, made) for graph, made in plans.items())
     read = sum(path.stat().st_size for path in document.sources)
-    return Result(tuple(document.sources), named, document.counts(), read=read), plans
+    opaque, notices = tuple(document.opaque()), tuple(document.notices())
+    result = Result(tuple(document.sources), named, document.counts(), read=read, opaque=opaque, notices=notices)
+    return result, plans
 
 
 def _verifier(stack: contextlib.ExitStack) -> Verifier:
@@ -282,7 +299,7 @@ def _export(sources: Sequence[Path], staged: Path, options: Options, **how: Any)
     from .caffe.export import export as write
 
     how |= {"phase": options.phase or "TEST", "stages": options.stages, "level": options.level or 0}
-    how |= {"bn_blobs": options.bn_blobs}
+    how = {"bn_blobs": options.bn_blobs, "inputs": dict(options.inputs)} | how
     prototxt, caffemodel = _caffe_order(sources)
     write(prototxt, caffemodel, staged, **how)
 

@@ -78,19 +78,27 @@ def find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
     count: dict[object, int] = {}
     for node in nodes:
         count[node.origin] = count.get(node.origin, 0) + 1
-    shared = {n: Refusal("tops", f"{n.name!r} has several tops that share its weights", n.name) for n in nodes}
-    return {node: linear(node) if count[node.origin] == 1 else shared[node] for node in nodes}
+
+    def role(node: Node) -> Linear | Refusal:
+        if held := graph.held.get(node.origin):
+            return Refusal(held[0], f"{node.label} {held[1]}", node.name, held[2])
+        if count[node.origin] > 1:
+            return Refusal("tops", f"{node.name!r} has several tops that share its weights", node.name)
+        return linear(node)
+
+    return {node: role(node) for node in nodes}
 
 
 def find_chains(graph: Graph, result: Plan, unranked: bool = False) -> list[Chain]:
     """All chains in topological order; enters into `result` what only looks like an affine, with the reason."""
     tails: dict[Value, Chain] = {}
-    roles = {node: found for node in graph.nodes if (found := affine(node, unranked)) is not None}
+    candidates = (node for node in graph.nodes if not node.fixed)
+    roles = {node: found for node in candidates if (found := affine(node, unranked)) is not None}
     refused = {node: found for node, found in roles.items() if isinstance(found, Refusal)}
-    result.stayed += [Stayed(node.name, node.op, found) for node, found in refused.items()]
+    result.stayed += [Stayed(node.name, node.type, found) for node, found in refused.items()]
     torn = {node.origin for node in refused}  # the other nodes of a layer stay with the one that is no affine
     for node, found in roles.items():
-        if not isinstance(found, Affine) or node.fixed or node.origin in torn:
+        if not isinstance(found, Affine) or node.origin in torn:
             continue
         source = next(v for v in node.inputs if v is not None and v.tensor is None)
         before = tails.get(source)
@@ -102,8 +110,8 @@ def find_chains(graph: Graph, result: Plan, unranked: bool = False) -> list[Chai
         else:
             tails[node.outputs[0]] = Chain([node], source, node.outputs[0], found)
     for origin, note in graph.notes.items():
-        kind = str(getattr(origin, "type", "BatchNorm"))
-        result.stayed.append(Stayed(str(getattr(origin, "name", origin)), kind, Refusal(*note)))
+        kind, name = (str(getattr(origin, key)) for key in ("type", "name"))
+        result.stayed.append(Stayed(name, kind, Refusal(*note)))
     order = {node: i for i, node in enumerate(graph.nodes) if node.op in AFFINE}
     return sorted(tails.values(), key=lambda chain: order[chain.nodes[0]])
 

@@ -6,6 +6,7 @@ values to compare.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -99,6 +100,32 @@ class Stayed:
     node: str
     type: str
     reason: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A layer that is not understood: folds go around it. `where`: file, line and column of the layer or the field."""
+
+    layer: str
+    type: str
+    reason: str
+    where: str
+
+    @property
+    def normalises(self) -> bool:
+        """Whether it is a normalisation by its name, and so a BatchNorm that may have been left."""
+        return re.search(r"(?i:norm)|BN(?!LL)", self.type) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a user has to know of a model that was read. `strict`: it is a fault where `Options.strict` is asked for."""
+
+    code: str
+    sentence: str
+    where: str = ""
+    hint: str = ""
+    strict: bool = False
 
 
 @dataclass(eq=False, slots=True)

@@ -1,4 +1,4 @@
-"""A result for people and for programs: records become plain data, data becomes tables, tables become text.
+"""A result for people and for programs: records become plain data, data becomes tables.
 
 `as_data` is the JSON form, versioned by `records.SCHEMA`; every other form is made from it, so that all say the same.
 """
@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .printable import printable
 from .records import SCHEMA, Decision, Refusal
 
 if TYPE_CHECKING:
@@ -42,6 +40,8 @@ def as_data(result: Result) -> Data:
         "bnfold": __version__,
         "sources": [str(path) for path in result.sources],
         "folds": [{"graph": g} | _fold(d) for g, plan in result.plans for d in plan.decisions if not d.untouched],
+        "opaque": [asdict(layer) for layer in result.opaque],
+        "notices": [asdict(notice) for notice in result.notices],
         "kept": [{"graph": g} | _kept(d) for g, plan in result.plans for d in plan.decisions if d.untouched]
         + [
             {"graph": g, "layers": [{"name": s.node, "type": s.type}], "reasons": [_reason(s.reason)]}
@@ -138,12 +138,15 @@ class Table:
     rows: Sequence[Sequence[str]] = field(default_factory=list)
 
 
-def as_tables(data: Data) -> list[Table]:
-    """What people want to see of `as_data`, in the order in which they ask."""
-    return [table for table in _tables(data) if table.heading or table.rows]
+def as_tables(data: Data, *, verbose: bool = False) -> list[Table]:
+    """What people want to see of `as_data`, in the order in which they ask; each opaque layer if `verbose`."""
+    return [table for table in _tables(data, verbose) if table.heading or table.rows]
 
 
-def _tables(data: Data) -> Iterator[Table]:
+def _tables(data: Data, verbose: bool) -> Iterator[Table]:
+    if data["notices"]:
+        rows = [[n["where"], f"{n['sentence']} ({n['hint']})" if n["hint"] else n["sentence"]] for n in data["notices"]]
+        yield Table("To be known of the model", ("where", "what"), rows)
     folds = [fold for fold in data["folds"] if not fold["left"]]
     reduced = [fold for fold in data["folds"] if fold["left"]]
     kept = data["kept"]
@@ -158,6 +161,10 @@ def _tables(data: Data) -> Iterator[Table]:
     if kept:
         rows = [[_names(k["layers"]), *why] for k in kept for why in _why(k)]
         yield Table(f"{len(kept)} kept", ("layers", "reason", "why"), rows)
+    if data["opaque"]:
+        rows = list((_opaque if verbose else _opaque_groups)(data["opaque"]))
+        columns = ("layers", "type", "why", "where") if verbose else ("layers", "type", "why")
+        yield Table(f"{len(data['opaque'])} not understood (opaque), folded around", columns, rows)
     if data["after"]:
         yield Table("Before and after", ("", "before", "after"), list(_differences(data["before"], data["after"])))
     if data["verification"]:
@@ -167,6 +174,21 @@ def _tables(data: Data) -> Iterator[Table]:
         more = data["bytes"]["written"] - data["bytes"]["read"]
         rows += [[f"{more:,} bytes more than before: weights that were shared or computed, or new biases"]] * (more > 0)
         yield Table("Written", (), rows)
+
+
+def _opaque(layers: Sequence[Data]) -> Iterator[list[str]]:
+    for layer in layers:
+        yield [layer["layer"], layer["type"], layer["reason"], layer["where"]]
+
+
+def _opaque_groups(layers: Sequence[Data]) -> Iterator[list[str]]:
+    """One row for each type and reason: how many layers it is, and the names of two."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for layer in layers:
+        groups.setdefault((layer["type"], layer["reason"]), []).append(layer["layer"])
+    for (kind, reason), names in groups.items():
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        yield [", ".join(names[:2]) + more, kind, reason]
 
 
 def _names(layers: Iterable[Data]) -> str:
@@ -232,55 +254,3 @@ def _size(size: int) -> str:
             break
         size //= 1000
     return f"{size:,} {unit}"
-
-
-# --------------------------------------------------------------------------------------------------------------- text
-
-
-def write_text(tables: Iterable[Table], stream: TextIO) -> None:
-    """Tables on a terminal in its width and with emphasis, else as plain lines in which no name is cut.
-
-    What is not printable in a cell or a heading is escaped here.
-    """
-    told = map(_printable, tables)
-    if stream.isatty():
-        _write_rich(told, stream)
-        return
-    for table in told:
-        stream.write("\n".join([*_plain(table), ""]))
-
-
-def _printable(table: Table) -> Table:
-    rows = [list(map(printable, row)) for row in table.rows]
-    return Table(printable(table.heading), list(map(printable, table.columns)), rows)
-
-
-def _plain(table: Table) -> Iterator[str]:
-    if table.heading:
-        yield table.heading
-    rows = [table.columns, *table.rows] if table.columns and table.rows else table.rows
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
-def _write_rich(tables: Iterable[Table], stream: TextIO) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    width, height = shutil.get_terminal_size()
-    console = Console(file=stream, highlight=False, width=width, height=height)
-    for table in tables:
-        if table.heading:
-            console.print(Text(table.heading, "bold"))
-        shown = RichTable(
-            box=box.SIMPLE_HEAD if table.columns else None, show_header=bool(table.columns), pad_edge=True
-        )
-        for column in table.columns or [""]:
-            shown.add_column(Text(column), overflow="fold")
-        for row in table.rows:
-            shown.add_row(*map(Text, row))
-        if table.rows:
-            console.print(shown)

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from bnfold import cli, pipeline
 from bnfold.errors import BnfoldError, InputError
 from bnfold.printable import printable
-from bnfold.report import Table, as_data, as_tables, write_text
+from bnfold.report import Table, as_data, as_tables
+from bnfold.terminal import write_text
 
 EVIL = "\x1b]0;t\x07\nFORGED\r\x7f\u202e\u2066\x85\u2028\u200b\udc80"
 SHOWN = r"\x1b]0;t\x07\nFORGED\r\x7f\u202e\u2066\x85\u2028\u200b\x80"

@@ -72,10 +72,10 @@ def test_a_net_of_another_caffe_can_be_loaded_beside() -> None:
 
 
 DEFAULTS = """
-convolution: bias_term true, group 1, axis 1, pad_h 0, pad_w 0, force_nd_im2col false
+convolution: bias_term true, group 1, axis 1, pad_h 0, pad_w 0
 pooling: pool MAX, pad 0, stride 1, global_pooling false, round_mode CEIL, ceil_mode true
 inner_product: bias_term true, axis 1, transpose false
-batch_norm: eps 1e-05, moving_average_fraction 0.999, use_weight_bias true, relu false, add_eps_before_sqrt true
+batch_norm: eps 1e-05, relu false, add_eps_before_sqrt true
 scale: axis 1, num_axes 1, bias_term false
 bias: axis 1, num_axes 1
 power: power 1, scale 1, shift 0

@@ -11,7 +11,8 @@ import pytest
 from bnfold.options import Options
 from bnfold.pipeline import explain, fold
 from bnfold.records import is_batch_norm
-from bnfold.report import Table, as_data, as_tables, write_text
+from bnfold.report import Table, as_data, as_tables
+from bnfold.terminal import write_text
 from bnfold.verify import Compared, Verification
 
 
@@ -34,7 +35,8 @@ def test_json_form(pair: list[Path], tmp_path: Path) -> None:
     data = as_data(fold(pair, tmp_path / "folded"))
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert set(data) == {
-        "schema", "bnfold", "sources", "folds", "kept", "before", "after", "verification", "files", "bytes",
+        "schema", "bnfold", "sources", "folds", "kept", "before", "after", "verification", "files", "bytes", "opaque",
+        "notices",
     }  # fmt: skip
     assert data["schema"] == 1
     assert data["folds"][0] == {

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..graph import Array, Graph, Node, Shape, Tensor, Value
 from ..names import Names
+from ..records import Notice
 from ..shapes import infer
 from . import caffe_pb2 as pb
 from .net import Layer
@@ -36,7 +37,8 @@ class Builder:
     """Appends the nodes of one layer to a graph.
 
     `fixed` is set on the nodes that look like affines or linear operators: True where they are a part of a layer that
-    stays as a whole. `order` is the user's order of BatchNorm blobs, "" if none was given.
+    stays as a whole. `order` is the user's order of BatchNorm blobs, "" if none was given. `fold_quantized`: the user
+    wants folds into layers with stored quantisation scales. What the user has to know goes to `notices`.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Builder:
         constants: dict[Hashable, Value],
         fixed: bool = True,
         order: str = "",
+        fold_quantized: bool = False,
+        notices: list[Notice] | None = None,
     ) -> None:
         self.graph = graph
         self.layer = layer
@@ -57,6 +61,8 @@ class Builder:
         self.opset = opset
         self.fixed = fixed
         self.order = order
+        self.fold_quantized = fold_quantized
+        self.notices = notices if notices is not None else []
         self.nodes: list[Node] = []
         self._names = names
         self._constants = constants
@@ -72,6 +78,13 @@ class Builder:
 
     def fail(self, what: str, hint: str = "") -> InputError:
         return InputError(what, where=self.layer.where, hint=hint)
+
+    def hold(self, code: str, sentence: str, hint: str = "") -> None:
+        """Let the weights of this linear layer take no affine; `sentence` says why, behind the layer's name."""
+        self.graph.held[self.layer] = (code, sentence, hint)
+
+    def notice(self, code: str, sentence: str, hint: str = "", *, strict: bool = False) -> None:
+        self.notices.append(Notice(code, sentence, self.layer.where, hint, strict))
 
     # ------------------------------------------------------------------------------------------------------- nodes
 

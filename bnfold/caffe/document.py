@@ -10,14 +10,15 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from ..document import Runnable
-from ..errors import UsageError
-from ..graph import Graph, Node, Value
+from ..errors import InputError, UsageError
+from ..graph import Graph, Node, Shape, Value
 from ..onnx_writer import Header, write
-from ..records import Plan, Style
+from ..records import Notice, Opaque, Plan, Style
 from ..wire import Rope
 from .edit import NetEdit, tap_names
 from .lowering import DEFAULT_OPSET, Lowered, lower
 from .net import CaffeNet, Phase, load
+from .notices import notices
 from .residue import growth
 
 IR_VERSION = 7
@@ -44,10 +45,15 @@ class CaffeDocument:
         level: int = 0,
         keep: Sequence[str] = (),
         bn_blobs: str | None = None,
+        inputs: Mapping[str, Shape] | None = None,
+        fold_quantized: bool = False,
     ) -> CaffeDocument:
-        """Read both files. Raises InputError for what Caffe would not load, UsageError for a `keep` that is no blob."""
+        """Read both files. `inputs`: shapes of inputs by blob name.
+
+        Raises InputError for what Caffe would not load, UsageError for a `keep` or an input that is no such blob.
+        """
         net = load(prototxt, caffemodel, phase=phase, stages=stages, level=level)
-        lowered = lower(net, bn_order=bn_blobs)
+        lowered = lower(net, inputs=inputs, bn_order=bn_blobs, fold_quantized=fold_quantized)
         mark_kept(lowered, keep)
         return cls(net, lowered, [prototxt, caffemodel])
 
@@ -66,6 +72,12 @@ class CaffeDocument:
         blobs = {id(blob): blob for layer in self.net.layers for blob in layer.blobs}
         return {**found, "parameters": sum(math.prod(blob.shape) for blob in blobs.values())}
 
+    def opaque(self) -> Sequence[Opaque]:
+        return [*self.lowered.opaque.values(), *self.lowered.sources]
+
+    def notices(self) -> Sequence[Notice]:
+        return [*self.lowered.notices, *notices(self.net)]
+
     def places(self, out: Path | None) -> Sequence[Path]:
         """`out`.prototxt and `out`.caffemodel, also where `out` has one of these suffixes already."""
         if out is None:
@@ -83,6 +95,11 @@ class CaffeDocument:
         """The net up to the layers that have no conversion, with the tops that `taps` name under these names."""
         wanted = {tap: self.tops[tap] for tap in taps if tap in self.tops}
         graph, left_out = convertible(self.lowered.graph, wanted)
+        for value in graph.inputs:
+            if value.shape is None and any(value in node.inputs for node in graph.nodes):
+                hint = f"give it, for example --input {value.name}=1x3x224x224"
+                where = str(self.sources[0])
+                raise InputError(f"the shape of input {value.name!r} is not known", where=where, hint=hint)
         own = [value.name for value in self.lowered.graph.outputs if value in graph.outputs]
         there = {value.name for value in graph.outputs}
         found = [tap for tap in wanted if tap in there]

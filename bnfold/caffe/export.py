@@ -84,9 +84,10 @@ def _check(net: CaffeNet, lowered: Lowered, dynamic_batch: bool) -> None:
     """Raises InputError where ONNX cannot say what the net is."""
     if lowered.clobbered:
         raise lowered.clobbered[0]
-    for layer, reason in lowered.opaque.items():
+    for layer, opaque in lowered.opaque.items():
         hint = "try a fixed batch" if dynamic_batch else "bnfold.caffe.layers.register teaches bnfold a type"
-        raise InputError(f"type {layer.type} cannot be exported: {reason}", where=layer.where, hint=hint)
+        where = f"{opaque.where}, layer {layer.name or '(no name)'}"
+        raise InputError(f"type {layer.type} cannot be exported: {opaque.reason}", where=where, hint=hint)
     last = {name: value for item in lowered.layers for name, value in zip(item.layer.tops, item.tops, strict=True)}
     for name, value in last.items():
         if value in lowered.graph.outputs and value.name != name:

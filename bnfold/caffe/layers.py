@@ -51,7 +51,9 @@ class Row:
 
     `bottoms`, `tops`: the fewest and the most. `in_place`: whether a top may be the bottom it is written over.
     `shares`: whether the tops show the memory of the first bottom. `fixed`: its nodes are parts of a layer that stays
-    or goes as a whole; False where the layer is no more than an affine or a linear operator.
+    or goes as a whole; False where the layer is no more than an affine or a linear operator. `lenient`: the layer is
+    opaque where its numbers do not fit, since forks differ in it; else they are a fault of the file. `own`: the
+    description reads fields that the schema lacks from the text itself.
     """
 
     describe: Describe
@@ -61,6 +63,8 @@ class Row:
     in_place: Rule = never
     shares: Rule = never
     fixed: bool = True
+    lenient: bool = False
+    own: bool = False
 
     def check(self, b: Builder) -> None:
         """Raises InputError for a number of bottoms or tops that the type does not take."""
@@ -80,10 +84,11 @@ def _cut(_b: Builder) -> list[Value]:
     return []
 
 
-_UNARY = {"AbsVal": "Abs", "BNLL": "Softplus", "Sigmoid": "Sigmoid", "TanH": "Tanh", "Dropout": "Identity"}
+_UNARY = {"AbsVal": "Abs", "BNLL": "Softplus", "Sigmoid": "Sigmoid", "TanH": "Tanh"}
 _NEURONS: dict[str, Describe] = {
     **{kind: element.operator(op) for kind, op in _UNARY.items()},
     "Clip": element.clip,
+    "Dropout": element.dropout,
     "ELU": element.elu,
     "Exp": element.exp,
     "Log": element.log,
@@ -119,7 +124,7 @@ ROWS: dict[str, Row] = {
     "CuDNNBatchNorm": Row(batchnorm.cudnn_batch_norm, in_place=always, fixed=False),
     "Deconvolution": Row(linear.deconvolution, SOME, SOME, fixed=False),
     "DepthwiseConvolution": Row(linear.depthwise, SOME, SOME, fixed=False),
-    "DetectionOutput": Row(detection.detection_output, (3, 5)),
+    "DetectionOutput": Row(detection.detection_output, (3, 5), lenient=True),
     "DummyData": Row(source.dummy_data, (0, 0), SOME),
     "Eltwise": Row(element.eltwise, SEVERAL, in_place=element.eltwise_in_place),
     "Embed": Row(linear.embed),
@@ -137,7 +142,7 @@ ROWS: dict[str, Row] = {
     "Permute": Row(form.permute, shares=form.shares_permuted),
     "Pooling": Row(spatial.pooling, ONE, ONE_OR_TWO),
     "Power": Row(element.power, in_place=always),
-    "PriorBox": Row(detection.prior_box, TWO),
+    "PriorBox": Row(detection.prior_box, TWO, lenient=True),
     "RNN": Row(recurrent.rnn, SEVERAL, SOME),
     "ROIPooling": Row(spatial.roi_pooling, TWO),
     "Reduction": Row(form.reduction),
@@ -154,7 +159,7 @@ ROWS: dict[str, Row] = {
     "SyncBN": Row(batchnorm.bn, in_place=always, fixed=False),
     "Tile": Row(form.tile),
     "Upsample": Row(spatial.upsample, ONE_OR_TWO),
-    "Yolov3DetectionOutput": Row(detection.yolov3_detection_output, SOME),
+    "Yolov3DetectionOutput": Row(detection.yolov3_detection_output, SOME, lenient=True),
 }
 
 
@@ -169,11 +174,12 @@ def register(
     """Teach bnfold a layer type of your own, or describe one anew.
 
     `describe` gets a `bnfold.caffe.builder.Builder`, appends ONNX nodes with its `node`, and returns one value for each
-    top. Parameters are in `builder.param` where bnfold knows their message, else as text in `builder.layer.block`:
+    top. Parameters are in `builder.param` where bnfold knows their message, else as text in `builder.layer.block`; all
+    of them are for `describe` to read:
 
         def mish(b):
             return [b.node("Mul", b.x, b.node("Tanh", b.node("Softplus", b.x)))]
 
         register("Mish", mish, in_place=True)
     """
-    ROWS[kind] = Row(describe, bottoms, tops, in_place=always if in_place else never)
+    ROWS[kind] = Row(describe, bottoms, tops, in_place=always if in_place else never, own=True)

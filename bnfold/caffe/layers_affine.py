@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from ..graph import Shape, Value
 from .builder import Builder, Unknown
+from .net import Layer
 
 
 def scale(b: Builder) -> list[Value]:
@@ -12,16 +15,38 @@ def scale(b: Builder) -> list[Value]:
     if len(b.bottoms) == 2:
         b.want_blobs(int(p.bias_term))
         b.fixed = True
+        b.graph.notes[b.layer] = ("dynamic", f"{b.layer.type} {b.layer.name!r} multiplies with its second bottom")
         axis, shape = _against_second(b, p.axis)
         y = b.node("Mul", b.x, _spread(b, b.bottoms[1], axis))
         return [b.node("Add", y, _blob(b, 0, axis, shape)) if p.bias_term else y]
+    if not b.layer.blobs and (channels := _fused(b)):
+        return [_channelwise(b, (channels,))]
     b.want_blobs(1 + p.bias_term)
     if b.x.shape is None and (p.axis, p.num_axes) == (1, 1):
-        y = _channelwise(b, gamma=0)
-        return [_channelwise(b, beta=1, x=y) if p.bias_term else y]
+        extents = (b.want_axes(0, 1)[-1],)
+        y = _channelwise(b, extents, gamma=0)
+        return [_channelwise(b, extents, beta=1, x=y) if p.bias_term else y]
     axis, shape = _span(b, p.axis, p.num_axes)
     y = b.node("Mul", b.x, _blob(b, 0, axis, shape))
     return [b.node("Add", y, _blob(b, 1, axis, shape)) if p.bias_term else y]
+
+
+def _fused(b: Builder) -> int:
+    """The channels of a Scale without weights behind a BatchNorm that has gamma and beta itself, else 0.
+
+    Intel's Caffe writes such files: it fuses the Scale into the BatchNorm, which leaves the identity.
+    """
+    p, norm = b.param.scale_param, b.x.producer and b.x.producer.origin
+    if not isinstance(norm, Layer) or norm.type != "BatchNorm" or (p.axis, p.num_axes) != (1, 1):
+        return 0
+    if len(norm.blobs) < 4:
+        return 0
+    b.notice(
+        "fused-scale",
+        f"the layer has no weights, and BatchNorm {norm.name!r} before it has gamma and beta: taken for the identity, "
+        "as in files of Intel's Caffe",
+    )
+    return math.prod(norm.blobs[0].shape)
 
 
 def bias(b: Builder) -> list[Value]:
@@ -32,7 +57,7 @@ def bias(b: Builder) -> list[Value]:
         return [b.node("Add", b.x, _spread(b, b.bottoms[1], axis))]
     b.want_blobs(1)
     if b.x.shape is None and (p.axis, p.num_axes) == (1, 1):
-        return [_channelwise(b, beta=0)]
+        return [_channelwise(b, (b.want_axes(0, 1)[-1],), beta=0)]
     axis, shape = _span(b, p.axis, p.num_axes)
     return [b.node("Add", b.x, _blob(b, 0, axis, shape))]
 
@@ -76,12 +101,13 @@ def _blob(b: Builder, index: int, axis: int, shape: Shape) -> Value:
     return b.blob(index, wanted, wanted + behind)
 
 
-def _channelwise(b: Builder, gamma: int | None = None, beta: int | None = None, x: Value | None = None) -> Value:
+def _channelwise(
+    b: Builder, channels: tuple[int], gamma: int | None = None, beta: int | None = None, x: Value | None = None
+) -> Value:
     """γ·x or x + β along axis 1 of a blob of unknown rank, by default the bottom; γ and β by their blobs' numbers.
 
     A BatchNormalization broadcasts by itself, which no Mul or Add does; the rest of its statistics does nothing.
     """
-    channels = b.want_axes(0, 1)[-1:]
     ones, zeros = b.fill(channels, 1.0), b.fill(channels, 0.0)
     factor = ones if gamma is None else b.blob(gamma, channels)
     shift = zeros if beta is None else b.blob(beta, channels)

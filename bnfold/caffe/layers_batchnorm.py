@@ -17,7 +17,7 @@ from ..affine import Float64
 from ..errors import AmbiguousError, UsageError
 from ..graph import Value
 from . import caffe_pb2 as pb
-from .builder import Builder
+from .builder import Builder, Unknown
 from .layers_shape import reduced
 
 ROLES = ("mean", "variance", "factor", "gamma", "beta", "unused", "inverse-deviation")
@@ -27,6 +27,7 @@ BVLC = ("mean", "variance", "factor")
 INTEL = (*BVLC, "gamma", "beta")
 PLAIN = ("gamma", "beta", "mean", "variance")
 NVIDIA15 = (*PLAIN, "unused")
+NVIDIA17 = ("mean", "variance", "unused", "gamma", "beta")
 INFERENCE = pb.BNParameter.Mode.Value("INFERENCE")
 CUDNN_MIN_EPS = 1e-5
 SEGNET_EPS = 1e-9
@@ -52,15 +53,17 @@ def batch_norm(b: Builder) -> list[Value]:
     """Type BatchNorm: 3 blobs (BVLC), with gamma and beta 4 or 5 (Intel, NVIDIA)."""
     p = b.param.batch_norm_param
     order = _order(b, [BVLC, INTEL[:4], PLAIN, INTEL, NVIDIA15])
-    nvidia = order[0] == "gamma" or (order == INTEL and p.scale_bias)
+    own = p.scale_bias or p.HasField("scale_filler") or (p.HasField("bias_filler") and not p.HasField("filler"))
+    nvidia = order[0] == "gamma" or (order == INTEL and own)
     if nvidia and order == INTEL:
-        order = ("mean", "variance", "unused", "gamma", "beta")
-    batch = p.HasField("use_global_stats") and not p.use_global_stats
+        order = NVIDIA17
+    if "factor" in order:
+        _doubt_factor(b, order)
     training = not p.HasField("use_global_stats") and b.param.phase == pb.TRAIN
     recipe = Recipe(
         order,
         max(p.eps, CUDNN_MIN_EPS) if nvidia else p.eps,
-        "use_global_stats is false" if batch else "the phase is TRAIN" if training else "",
+        _of_the_batch(p) or ("the phase is TRAIN" if training else ""),
         relu=p.relu,
         eps_outside=not p.add_eps_before_sqrt,
         skip=frozenset(name for name in ("mean", "variance") if getattr(p, f"disable_{name}")),
@@ -68,9 +71,31 @@ def batch_norm(b: Builder) -> list[Value]:
     return _normalize(b, recipe)
 
 
+def _of_the_batch(p: pb.BatchNormParameter | pb.CuDNNBatchNormParameter) -> str:
+    return "use_global_stats is false" if p.HasField("use_global_stats") and not p.use_global_stats else ""
+
+
+def _doubt_factor(b: Builder, order: tuple[str, ...]) -> None:
+    """Say so where the factor is 0 and the statistics are not: BVLC's Caffe takes them for 0, NVIDIA's as they are."""
+    blobs = dict(zip(order, b.layer.blobs, strict=True))
+    if not blobs["factor"].array().any() and (blobs["mean"].array().any() or blobs["variance"].array().any()):
+        other = ",".join("unused" if role == "factor" else role for role in order)
+        b.notice(
+            "factor",
+            "the factor of mean and variance is 0 and they are not: read as BVLC's Caffe does, they count as 0; "
+            "NVIDIA's Caffe does not read the factor",
+            f"if the file is NVIDIA's, give --bn-blobs {other}",
+            strict=True,
+        )
+
+
 def cudnn_batch_norm(b: Builder) -> list[Value]:
+    """Type CuDNNBatchNorm (SENet, GENet), which takes batch_norm_param, too."""
+    for name in ("relu", "disable_mean", "disable_variance", "add_eps_before_sqrt"):
+        if b.param.batch_norm_param.HasField(name):
+            raise Unknown(f"what `{name}` means to type {b.layer.type} is not known")
     p = b.param.cudnn_batch_norm_param if b.param.HasField("cudnn_batch_norm_param") else b.param.batch_norm_param
-    return _normalize(b, Recipe(_order(b, [PLAIN]), max(p.eps, CUDNN_MIN_EPS)))
+    return _normalize(b, Recipe(_order(b, [PLAIN]), max(p.eps, CUDNN_MIN_EPS), _of_the_batch(p)))
 
 
 def bn(b: Builder) -> list[Value]:

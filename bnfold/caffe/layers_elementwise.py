@@ -26,15 +26,20 @@ def operator(op: str) -> Callable[[Builder], list[Value]]:
 
 
 def relu(b: Builder) -> list[Value]:
-    slope = b.param.relu_param.negative_slope
-    return [b.node("LeakyRelu", b.x, alpha=slope) if slope else b.node("Relu", b.x)]
+    p = b.param.relu_param
+    return [_rectified(b, p.negative_slope, 6.0 if p.relu6 else math.inf)]
 
 
 def relu6(b: Builder) -> list[Value]:
-    slope = b.param.relu6_param.negative_slope
+    return [_rectified(b, b.param.relu6_param.negative_slope, 6.0)]
+
+
+def _rectified(b: Builder, slope: float, most: float) -> Value:
+    """min(max(x, 0) + slope·min(x, 0), most)."""
     if slope:
-        return [b.node("Min", b.node("LeakyRelu", b.x, alpha=slope), 6.0)]
-    return [b.node("Clip", b.x, 0.0, 6.0)]
+        y = b.node("LeakyRelu", b.x, alpha=slope)
+        return y if most == math.inf else b.node("Min", y, most)
+    return b.node("Relu", b.x) if most == math.inf else b.node("Clip", b.x, 0.0, most)
 
 
 def prelu(b: Builder) -> list[Value]:
@@ -46,6 +51,12 @@ def prelu(b: Builder) -> list[Value]:
         raise b.fail(f"a PReLU needs 2 to 4 axes and blob {b.x.name} has shape {b.x.shape}")
     channels = b.dims(b.x)[1] or b.want_axes(0, 1)[-1]
     return [b.node("PRelu", b.x, b.blob(0, (channels,), (channels, *(1,) * (rank - 2))))]
+
+
+def dropout(b: Builder) -> list[Value]:
+    """The identity; where training did not scale what it kept (Fast R-CNN's Caffe), inference does: (1 − ratio)·x."""
+    p = b.param.dropout_param
+    return [b.node("Identity", b.x) if p.scale_train else b.node("Mul", b.x, 1 - p.dropout_ratio)]
 
 
 def elu(b: Builder) -> list[Value]:

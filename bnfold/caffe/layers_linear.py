@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..graph import Value
+import numpy as np
+
+from ..graph import Array, Value
 from ..shapes_check import product
 from .builder import INT64, Builder, Unknown
 
 MOST_TAPS = 4096
+MOST_UNIT_ERROR = 0.5
+"""Of a squared length: below it, 1e-6 more changes a quotient by more than 1e-6."""
 
 
 class Window(NamedTuple):
@@ -18,16 +22,20 @@ class Window(NamedTuple):
 
     kernel: list[int]
     stride: list[int]
-    pad: list[int]
+    begin: list[int]
+    end: list[int]
     dilation: list[int]
 
     def attributes(self) -> dict[str, list[int]]:
-        pads = self.pad + self.pad
+        pads = self.begin + self.end
         return {"kernel_shape": self.kernel, "strides": self.stride, "pads": pads, "dilations": self.dilation}
 
 
 def window(b: Builder, rank: int) -> Window:
-    """The window of convolution_param over `rank` spatial axes: one value for all, one for each, or _h and _w."""
+    """The window of convolution_param over `rank` spatial axes: one value for all, one for each, or _h and _w.
+
+    Synopsys pads each side on its own; what is dilation in BVLC is `hole` in DeepLab v1, `filter_stride` in RPN_BF.
+    """
     p = b.param.convolution_param
 
     def each(name: str, listed: Sequence[int], default: int | None) -> list[int]:
@@ -44,15 +52,35 @@ def window(b: Builder, rank: int) -> Window:
             raise b.fail(f"{height} and {width} go with two spatial axes and without {name}")
         return [getattr(p, height), getattr(p, width)]
 
+    names = [name for name in ("hole", "filter_stride") if p.HasField(name)]
+    if len(names) + bool(p.dilation) > 1:
+        raise b.fail("the layer has a dilation under two names")
+    dilation = [getattr(p, name) for name in names] or p.dilation
+    pad = values("pad", "pad_h", "pad_w", p.pad, 0)
+    begin, end = sides(b, p, pad) if rank == 2 else (pad, pad)
     found = Window(
         values("kernel_size", "kernel_h", "kernel_w", p.kernel_size, None),
         values("stride", "stride_h", "stride_w", p.stride, 1),
-        values("pad", "pad_h", "pad_w", p.pad, 0),
-        each("dilation", p.dilation, 1),
+        begin,
+        end,
+        values("dilation", "hole_h", "hole_w", dilation, 1),
     )
     for extents in zip(found.kernel, found.stride, found.dilation, strict=True):
         b.positive(**dict(zip(("kernel_size", "stride", "dilation"), extents, strict=True)))
     return found
+
+
+def sides(b: Builder, p: Any, pad: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Padding before and behind height and width: `pad`, or pad_t, pad_l and pad_b, pad_r where any of them is not 0.
+
+    Source: Synopsys Caffe's convolution and pooling, which refuse both at once.
+    """
+    begin, end = [p.pad_t, p.pad_l], [p.pad_b, p.pad_r]
+    if not any(begin + end):
+        return list(pad), list(pad)
+    if any(pad):
+        raise b.fail("the layer has a pad, and pad_l, pad_r, pad_t or pad_b; they exclude each other")
+    return begin, end
 
 
 def convolution(b: Builder) -> list[Value]:
@@ -86,6 +114,7 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     if rank < 1:
         raise b.fail(f"type {b.layer.type} along axis {axis} needs spatial axes, and {b.x.name} has shape {b.x.shape}")
     taps = window(b, rank)
+    hold_quantized(b)
     weight, bias = _parameters(b, axis, groups, taps, transposed)
     attributes = {**taps.attributes(), "group": groups}
     op = "ConvTranspose" if transposed else "Conv"
@@ -118,14 +147,14 @@ def _check_extents(b: Builder, x: Value, axis: int, taps: Window, transposed: bo
         return
     if len(x.shape) - axis - 1 != len(taps.kernel):
         raise b.fail(f"{x.name} has shape {x.shape} and the window {len(taps.kernel)} axes")
-    for extent, kernel, stride, pad, dilation in zip(x.shape[axis + 1 :], *taps, strict=True):
-        reach = dilation * (kernel - 1) + 1
+    for extent, kernel, stride, begin, end, dilation in zip(x.shape[axis + 1 :], *taps, strict=True):
+        reach, pad = dilation * (kernel - 1) + 1, begin + end
         if extent is None:
             continue
-        if transposed and stride * (extent - 1) + reach <= 2 * pad:
-            raise b.fail(f"the pad {pad} takes away all of the result of {x.name} {x.shape}")
-        if not transposed and extent + 2 * pad < reach:
-            raise b.fail(f"the kernel reaches over {reach} of the {extent + 2 * pad} positions of {x.name} {x.shape}")
+        if transposed and stride * (extent - 1) + reach <= pad:
+            raise b.fail(f"the padding, {begin} and {end}, takes away all of the result of {x.name} {x.shape}")
+        if not transposed and extent + pad < reach:
+            raise b.fail(f"the kernel reaches over {reach} of the {extent + pad} positions of {x.name} {x.shape}")
 
 
 def inner_product(b: Builder) -> list[Value]:
@@ -140,11 +169,47 @@ def inner_product(b: Builder) -> list[Value]:
         stored = b.layer.blobs[0].shape
         features = (product(stored) or 0) // p.num_output
     shape = (features, p.num_output) if p.transpose else (p.num_output, features)
-    weight = b.blob(0, shape)
+    hold_quantized(b)
+    weight = _unit_rows(b, shape) if p.normalize else b.blob(0, shape)
     bias = b.blob(1, (p.num_output,)) if p.bias_term else None
     flat = b.x if b.x.rank == 2 and axis == 1 else b.node("Flatten", b.x, axis=axis)
     y = b.node("Gemm", flat, weight, bias, transB=int(not p.transpose))
     return [y if axis == 1 else b.reshape(y, (*b.dims(b.x)[:axis], p.num_output))]
+
+
+def _unit_rows(b: Builder, shape: tuple[int, int]) -> Value:
+    """Weights of which each row is divided by its length when the net runs: w/√(Σw²), in forks for face recognition.
+
+    Some of them add 1e-6 to Σw². Where that would be more than rounding, which one it is has to be known.
+    """
+    if b.param.inner_product_param.transpose:
+        raise Unknown("what `normalize` does to transposed weights differs between forks")
+    stored = b.blob(0, shape).tensor
+    assert stored is not None  # a blob is a constant
+    squares = np.square(stored.float64()).sum(axis=1)
+    if not squares.min(initial=1.0) > MOST_UNIT_ERROR:
+        raise Unknown(
+            "a row of the weights is so short that the 1e-6 matters which some forks add to its squared length"
+        )
+    b.hold("normalised", "divides its weights by their length when the net runs, so that a multiplier would vanish")
+
+    def load() -> Array:
+        weight = stored.float64()
+        unit: Array = weight / np.sqrt(np.square(weight).sum(axis=1, keepdims=True))
+        return unit
+
+    return b.derived(("unit rows", b.layer.blobs[0]), "unit", shape, np.dtype(np.float64), load)
+
+
+def hold_quantized(b: Builder) -> None:
+    """A layer with stored quantisation scales keeps its weights, which they were measured for, unless the user asks."""
+    if b.param.HasField("quantization_param") and not b.fold_quantized:
+        hint = "--fold-quantized folds all the same; the scales are then to be measured anew"
+        b.hold(
+            "quantised",
+            "has stored quantisation scales (quantization_param), measured for the weights as they are",
+            hint,
+        )
 
 
 def embed(b: Builder) -> list[Value]:
@@ -166,9 +231,12 @@ def im2col(b: Builder) -> list[Value]:
     if math.prod(taps.kernel) > MOST_TAPS:
         raise Unknown(f"a window of {taps.kernel} is too large to be taken apart")
     zeros = [0] * (axis + 1)
-    padded = b.node("Pad", b.x, zeros + taps.pad + zeros + taps.pad) if any(taps.pad) else b.x
+    padded = b.node("Pad", b.x, zeros + taps.begin + zeros + taps.end) if any(taps.begin + taps.end) else b.x
     axes = list(range(axis + 1, len(shape)))
-    counts = [(e + 2 * p - d * (k - 1) - 1) // s + 1 for e, k, s, p, d in zip(shape[axis + 1 :], *taps, strict=True)]
+    counts = [
+        (extent + begin + end - dilation * (kernel - 1) - 1) // stride + 1
+        for extent, kernel, stride, begin, end, dilation in zip(shape[axis + 1 :], *taps, strict=True)
+    ]
     columns = []
     for tap in _positions(taps.kernel):
         starts = [at * d for at, d in zip(tap, taps.dilation, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,11 @@ import numpy as np
 from ..graph import Value
 from . import caffe_pb2 as pb
 from .builder import Builder, Unknown
+from .layers_linear import sides
 
-MAX, AVE, STOCHASTIC = (pb.PoolingParameter.PoolMethod.Value(name) for name in ("MAX", "AVE", "STOCHASTIC"))
+_METHODS = pb.PoolingParameter.PoolMethod
+MAX, AVE, STOCHASTIC = (_METHODS.Value(name) for name in ("MAX", "AVE", "STOCHASTIC"))
+UNCOUNTED = frozenset(map(_METHODS.Value, ("AVE_EXC_PAD", "AVE_TF")))
 FLOOR = pb.PoolingParameter.RoundMode.Value("FLOOR")
 LOWEST = float(np.finfo(np.float32).min)
 """What Caffe's maximum starts from, and so the maximum of an empty window."""
@@ -19,13 +23,19 @@ LOWEST = float(np.finfo(np.float32).min)
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A pooling over height and width."""
+    """A pooling over height and width, padded before them and behind. An average counts its padding if `counts`."""
 
-    method: int
+    maximum: bool
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    pad: tuple[int, int]
+    begin: Sequence[int] = (0, 0)
+    end: Sequence[int] = (0, 0)
     floor: bool = False
+    counts: bool = True
+
+    @property
+    def padded(self) -> bool:
+        return any((*self.begin, *self.end))
 
 
 def pooling(b: Builder) -> list[Value]:
@@ -36,9 +46,9 @@ def pooling(b: Builder) -> list[Value]:
         raise Unknown("stochastic pooling has no description")
     pool = _pool(b, p)
     if pool is None:
-        if p.pool == AVE or len(b.layer.tops) == 1:
-            return [b.node("GlobalAveragePool" if p.pool == AVE else "GlobalMaxPool", b.x)]
-        pool = Pool(MAX, (b.extent(b.x, 2), b.extent(b.x, 3)), (1, 1), (0, 0))
+        if p.pool != MAX or len(b.layer.tops) == 1:
+            return [b.node("GlobalMaxPool" if p.pool == MAX else "GlobalAveragePool", b.x)]
+        pool = Pool(True, (b.extent(b.x, 2), b.extent(b.x, 3)), (1, 1))
     if len(b.layer.tops) == 1:
         return [pooled(b, b.x, pool)]
     return _with_mask(b, pool)
@@ -46,22 +56,24 @@ def pooling(b: Builder) -> list[Value]:
 
 def _pool(b: Builder, p: pb.PoolingParameter) -> Pool | None:
     """The parameters; None stands for global pooling."""
-    kernel, stride, pad = (_sides(b, p, one, side) for one, side in _SIDES)
+    kernel, stride, pad = (_height_and_width(b, p, one, side) for one, side in _PAIRS)
+    begin, end = sides(b, p, pad)
     if p.global_pooling:
         if any(p.HasField(name) for name in ("kernel_size", "kernel_h", "kernel_w")):
             raise b.fail("global pooling takes no kernel size")
-        if pad != (0, 0) or stride != (1, 1):
+        if any(begin + end) or stride != (1, 1):
             raise b.fail("global pooling takes pad 0 and stride 1")
         return None
     for extents in zip(kernel, stride, strict=True):
         b.positive(**dict(zip(("kernel_size", "stride"), extents, strict=True)))
-    return Pool(p.pool, kernel, stride, pad, p.round_mode == FLOOR or not p.ceil_mode)
+    floor = p.round_mode == FLOOR or not p.ceil_mode
+    return Pool(p.pool == MAX, kernel, stride, begin, end, floor, p.pool not in UNCOUNTED)
 
 
-_SIDES = (("kernel_size", "kernel"), ("stride", "stride"), ("pad", "pad"))
+_PAIRS = (("kernel_size", "kernel"), ("stride", "stride"), ("pad", "pad"))
 
 
-def _sides(b: Builder, p: pb.PoolingParameter, one: str, side: str) -> tuple[int, int]:
+def _height_and_width(b: Builder, p: pb.PoolingParameter, one: str, side: str) -> tuple[int, int]:
     """Height and width from one field for both, or one for each."""
     names = [f"{side}_h", f"{side}_w"]
     given = [p.HasField(name) for name in names]
@@ -74,15 +86,15 @@ def _sides(b: Builder, p: pb.PoolingParameter, one: str, side: str) -> tuple[int
 def _positions(b: Builder, pool: Pool, size: tuple[int, int]) -> tuple[int, int]:
     """Caffe's number of windows: rounded up, but none that starts in the padding behind the image."""
     counts = []
-    for extent, k, s, p in zip(size, pool.kernel, pool.stride, pool.pad, strict=True):
-        if p >= k:
-            raise b.fail(f"the pad {pool.pad} must be smaller than the kernel {pool.kernel}")
-        steps = (extent + 2 * p - k) / s
+    for extent, k, s, p, q in zip(size, pool.kernel, pool.stride, pool.begin, pool.end, strict=True):
+        if max(p, q) >= k:
+            raise b.fail(f"the padding {pool.begin}, {pool.end} must be smaller than the kernel {pool.kernel}")
+        steps = (extent + p + q - k) / s
         count = (math.floor(steps) if pool.floor else math.ceil(steps)) + 1
-        if any(pool.pad) and (count - 1) * s >= extent + p:
+        if pool.padded and (count - 1) * s >= extent + p:
             count -= 1
         if count < 1:
-            raise b.fail(f"a window of {pool.kernel} is larger than the image {size} with pad {pool.pad}")
+            raise b.fail(f"a window of {pool.kernel} is larger than the image {size} with its padding")
         counts.append(count)
     return counts[0], counts[1]
 
@@ -90,9 +102,9 @@ def _positions(b: Builder, pool: Pool, size: tuple[int, int]) -> tuple[int, int]
 def pooled(b: Builder, x: Value, pool: Pool) -> Value:
     """The pooling in windows that Caffe clips at the image (MAX) or at the padded image (AVE), as ONNX counts them.
 
-    AVE divides by the positions of a window within the padded image. Without padding that is AveragePool with its own
-    end padding left out of the count; with padding, and a last window that sticks out of it, the padding is written
-    out as zeros first.
+    AVE divides by the positions of a window within the padded image. Without padding, or where it does not count, that
+    is AveragePool with its own padding left out of the count; with padding, and a last window that sticks out of it,
+    the padding is written out as zeros first.
     """
     shape = b.dims(x)
     if len(shape) != 4 or None in shape[2:]:
@@ -100,19 +112,19 @@ def pooled(b: Builder, x: Value, pool: Pool) -> Value:
     size = b.extent(x, 2), b.extent(x, 3)
     counts = _positions(b, pool, size)
     out = [
-        (n - 1) * s + k - p - e for n, s, k, p, e in zip(counts, pool.stride, pool.kernel, pool.pad, size, strict=True)
+        (n - 1) * s + k - p - e
+        for n, s, k, p, e in zip(counts, pool.stride, pool.kernel, pool.begin, size, strict=True)
     ]
     x, written = _behind(b, x, pool, counts, size, out)
-    average = pool.method == AVE
-    begin, end = list(pool.pad), [max(q - w, 0) for q, w in zip(out, written, strict=True)]
-    counted = average and any(begin)
-    if counted and any(q > p for q, p in zip(end, begin, strict=True)):
-        x = b.node("Pad", x, [0, 0, *begin, 0, 0, *begin])
-        begin, end, counted = [0, 0], [max(q - p, 0) for q, p in zip(end, begin, strict=True)], False
+    begin, end = list(pool.begin), [max(q - w, 0) for q, w in zip(out, written, strict=True)]
+    counted = not pool.maximum and pool.padded and pool.counts
+    if counted and any(q > p for q, p in zip(end, pool.end, strict=True)):
+        x = b.node("Pad", x, [0, 0, *begin, 0, 0, *pool.end])
+        begin, end, counted = [0, 0], [max(q - p, 0) for q, p in zip(end, pool.end, strict=True)], False
     attributes = {"kernel_shape": list(pool.kernel), "strides": list(pool.stride), "pads": begin + end}
-    if average:
-        return b.node("AveragePool", x, **attributes, count_include_pad=int(counted))
-    return b.node("MaxPool", x, **attributes)
+    if pool.maximum:
+        return b.node("MaxPool", x, **attributes)
+    return b.node("AveragePool", x, **attributes, count_include_pad=int(counted))
 
 
 def _behind(
@@ -124,12 +136,12 @@ def _behind(
     farther out Caffe divides 0 by a negative extent.
     """
     written = [0, 0]
-    starts = [(n - 1) * s - p for n, s, p in zip(counts, pool.stride, pool.pad, strict=True)]
-    for value in (0.0, math.nan) if pool.method == AVE else (LOWEST,):
+    starts = [(n - 1) * s - p for n, s, p in zip(counts, pool.stride, pool.begin, strict=True)]
+    for value in (LOWEST,) if pool.maximum else (0.0, math.nan):
         fill = [0, 0]
         for axis in range(2):
             beyond = starts[axis] - size[axis]
-            if beyond >= 0 and (pool.method != AVE or math.isnan(value) == (beyond == 0)):
+            if beyond >= 0 and (pool.maximum or math.isnan(value) == (beyond == 0)):
                 fill[axis] = written[axis] = out[axis]
         if any(fill):
             x = b.node("Pad", x, [0, 0, 0, 0, 0, 0, *fill], value)
@@ -139,15 +151,16 @@ def _behind(
 def _open_pooled(b: Builder, x: Value, pool: Pool) -> Value:
     """The same over an image of unknown size, where ONNX's own rounding comes to the same."""
     steps_over = any(s > k for s, k in zip(pool.stride, pool.kernel, strict=True))
-    if steps_over or (pool.method == AVE and any(pool.pad)):
+    if steps_over or (not pool.maximum and pool.padded):
         raise Unknown(f"the shape of blob {x.name} is not known")
-    attributes = {"kernel_shape": list(pool.kernel), "strides": list(pool.stride), "pads": list(pool.pad * 2)}
-    return b.node("AveragePool" if pool.method == AVE else "MaxPool", x, **attributes, ceil_mode=int(not pool.floor))
+    pads = [*pool.begin, *pool.end]
+    attributes = {"kernel_shape": list(pool.kernel), "strides": list(pool.stride), "pads": pads}
+    return b.node("MaxPool" if pool.maximum else "AveragePool", x, **attributes, ceil_mode=int(not pool.floor))
 
 
 def _with_mask(b: Builder, pool: Pool) -> list[Value]:
     """MAX with its mask: where in its channel's plane each maximum stands, as float."""
-    if pool.method == AVE:
+    if not pool.maximum:
         raise b.fail("average pooling makes one top")
     height, width = b.extent(b.x, 2), b.extent(b.x, 3)
     first = len(b.nodes)
@@ -171,7 +184,7 @@ def spp(b: Builder) -> list[Value]:
         bins = 2**level
         kernel = -(-height // bins), -(-width // bins)
         pad = (kernel[0] * bins - height + 1) // 2, (kernel[1] * bins - width + 1) // 2
-        y = pooled(b, b.x, Pool(p.pool, kernel, kernel, pad))
+        y = pooled(b, b.x, Pool(p.pool == MAX, kernel, kernel, pad, pad))
         if p.pyramid_height == 1:
             return [y]
         levels.append(b.node("Flatten", y, axis=1))
@@ -217,7 +230,8 @@ def _resized(b: Builder, x: Value, size: list[int], **attributes: str) -> Value:
 def upsample(b: Builder) -> list[Value]:
     """With a pooling mask as second bottom each value goes back to where it was (SegNet), else it is repeated."""
     p = b.param.upsample_param
-    b.positive(scale=p.scale)
+    if p.HasField("scale"):
+        b.positive(scale=p.scale)
     b.rank4(b.x)
     if len(b.bottoms) == 2:
         return [_unpooled(b, p)]

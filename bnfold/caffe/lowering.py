@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InputError, UsageError
 from ..graph import Graph, Node, Shape, Value, reads_content
 from ..names import Names
+from ..records import Notice, Opaque
 from ..roles import AFFINE
 from .builder import FLOAT, Builder, Unknown
 from .layers import ROWS, Role, Row
@@ -39,7 +40,7 @@ class LoweredLayer:
 
 @dataclass(eq=False, slots=True)
 class Lowered:
-    """`opaque` says of each layer that has no description here why.
+    """`opaque` says of each layer that has no description here why, `sources` of those that are taken for inputs.
 
     `clobbered` are the reads of overwritten memory; `frozen` is all that lies in such memory, and `unproven` the blobs
     there that are outputs of the net, which the graph does not have.
@@ -47,7 +48,9 @@ class Lowered:
 
     graph: Graph
     layers: list[LoweredLayer] = field(default_factory=list)
-    opaque: dict[Layer, str] = field(default_factory=dict)
+    opaque: dict[Layer, Opaque] = field(default_factory=dict)
+    sources: list[Opaque] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     clobbered: list[InputError] = field(default_factory=list)
     frozen: set[Value] = field(default_factory=set)
     unproven: list[str] = field(default_factory=list)
@@ -60,23 +63,34 @@ def lower(
     inputs: Mapping[str, Shape] | None = None,
     dynamic_batch: bool = False,
     bn_order: str | None = None,
+    fold_quantized: bool = False,
 ) -> Lowered:
     """The graph of `net` at ONNX's `opset`.
 
     `inputs` gives shapes of inputs by blob name, instead of those in the file; with `dynamic_batch` the first extent of
     every input is left open. `bn_order` names the blobs of BatchNorm layers whose order the file leaves open.
+    `fold_quantized` lets layers with stored quantisation scales take affines.
     Raises InputError, with file and layer, for a net that Caffe would refuse or that it computes by accident only.
     """
     with np.errstate(all="ignore"):  # parameters of any magnitude are taken
-        return _Lowering(net, opset, dict(inputs or {}), dynamic_batch, bn_order or "").run()
+        return _Lowering(net, opset, dict(inputs or {}), dynamic_batch, bn_order or "", fold_quantized).run()
 
 
 class _Lowering:
-    def __init__(self, net: CaffeNet, opset: int, shapes: dict[str, Shape], dynamic: bool, order: str) -> None:
+    def __init__(
+        self,
+        net: CaffeNet,
+        opset: int,
+        shapes: dict[str, Shape],
+        dynamic: bool,
+        order: str,
+        fold_quantized: bool = False,
+    ) -> None:
         if opset not in OPSETS:
             raise UsageError(f"opset {opset} is not supported", hint=f"give one from {OPSETS[0]} to {OPSETS[-1]}")
         self.net = net
         self.opset, self.shapes, self.dynamic, self.order = opset, shapes, dynamic, order
+        self.fold_quantized = fold_quantized
         self.result = Lowered(Graph(net.name))
         self.names = Names(name for layer in net.layers for name in layer.tops)
         self.constants: dict[Hashable, Value] = {}
@@ -112,33 +126,55 @@ class _Lowering:
 
     def _read(self, layer: Layer, name: str) -> Value:
         if name not in self.current:
-            raise InputError(f"no layer before makes the bottom blob {name!r}", where=layer.where)
+            what = f"no layer before makes the bottom blob {name!r}"
+            raise InputError(what, where=layer.where, hint=self._hint(name))
         return self.current[name]
+
+    def _hint(self, name: str) -> str:
+        """Where an inactive layer makes a blob that is missing: which rules keep it out."""
+        makers = [layer for layer in self.net.inactive if name in layer.tops]
+        if not makers:
+            return ""
+        rules = [*makers[0].param.include, *makers[0].param.exclude]
+        option = "--stage" if any(rule.stage or rule.not_stage for rule in rules) else "--phase"
+        return f"layer {makers[0].name!r} makes it, which its rules leave out; see {option}"
 
     # ------------------------------------------------------------------------------------------------- one layer
 
     def _layer(self, layer: Layer, row: Row | None, bottoms: list[Value]) -> LoweredLayer:
         builder = Builder(
             self.result.graph, layer, bottoms, opset=self.opset, names=self.names, constants=self.constants,
-            fixed=row is None or row.fixed, order=self.order,
+            fixed=row is None or row.fixed, order=self.order, fold_quantized=self.fold_quantized,
+            notices=self.result.notices,
         )  # fmt: skip
+        unknown = f"bnfold does not know the type {layer.type}" if row is None else ""
+        if row is None and layer.tops and not layer.bottoms and not layer.blobs:
+            return self._source(builder, [Value("") for _ in layer.tops], unknown)
         sink = row is not None and row.role is Role.SINK
         clobbered = "" if sink else self.memory.read(layer, bottoms)
         if row is None or row.role is Role.CUT:
-            return self._opaque(builder, clobbered or f"bnfold does not know the type {layer.type}")
-        row.check(builder)
+            return self._opaque(builder, clobbered or unknown or "it belongs to training, and its tops are read")
         if row.role is Role.SOURCE:
-            return LoweredLayer(layer, [], self._inputs(builder, row), [])
+            row.check(builder)
+            return self._source(builder, row.describe(builder), "; ".join(item.what for item in layer.unread))
+        if layer.unread and not row.own:
+            reason = "; ".join(item.what for item in layer.unread)
+            return self._opaque(builder, reason, place=layer.unread[0].place)
         nodes, shapes = len(self.result.graph.nodes), []
         try:
+            row.check(builder)
             tops = _separate(builder, row.describe(builder))
             if not clobbered:
                 return LoweredLayer(layer, bottoms, tops, builder.nodes)
             reason, shapes = clobbered, [value.shape for value in tops]
             if any(node.op in AFFINE and not node.fixed for node in builder.nodes):
                 self.result.graph.notes[layer] = ("memory", clobbered)
-        except Unknown as unknown:
-            reason = str(unknown)
+        except Unknown as unfit:
+            reason = str(unfit)
+        except InputError as unfit:
+            if not row.lenient:
+                raise
+            reason = unfit.what
         self._undo(nodes)
         return self._opaque(builder, reason, shapes)
 
@@ -150,9 +186,11 @@ class _Lowering:
                     value.readers.remove(node)
         del self.result.graph.nodes[nodes:]
 
-    def _opaque(self, builder: Builder, reason: str, shapes: Sequence[Shape | None] = ()) -> LoweredLayer:
+    def _opaque(
+        self, builder: Builder, reason: str, shapes: Sequence[Shape | None] = (), place: str = ""
+    ) -> LoweredLayer:
         layer = builder.layer
-        self.result.opaque[layer] = reason
+        self.result.opaque[layer] = Opaque(layer.name, layer.type, reason, place or layer.at)
         tops = [Value(self.names.unique(f"{layer.name}/{layer.type}"), dtype=FLOAT) for _ in layer.tops]
         for value, shape in zip(tops, shapes, strict=False):
             value.shape = shape
@@ -161,15 +199,20 @@ class _Lowering:
         )
         return LoweredLayer(layer, builder.bottoms, tops, [node])
 
-    def _inputs(self, builder: Builder, row: Row) -> list[Value]:
+    def _source(self, builder: Builder, values: list[Value], reason: str) -> LoweredLayer:
+        """The tops of a layer as inputs of the net; `reason` says what of it is not understood, "" if all is."""
+        layer = builder.layer
+        if reason:
+            told = f"{reason}; its tops are taken for inputs of the net"
+            self.result.sources.append(Opaque(layer.name, layer.type, told, layer.at))
         tops = []
-        for value, name in zip(row.describe(builder), builder.layer.tops, strict=True):
+        for value, name in zip(values, layer.tops, strict=True):
             shape = self.shapes.get(name, value.shape)
             if shape and self.dynamic and name not in self.shapes:
                 shape = (None, *shape[1:])
             builder.limited(shape)
             tops.append(self.result.graph.add_input(Value(name, shape, np.dtype(np.float32))))
-        return tops
+        return LoweredLayer(layer, [], tops, [])
 
     # ---------------------------------------------------------------------------------------------- blobs and memory
 
@@ -264,11 +307,16 @@ def _reads(item: LoweredLayer, value: Value) -> bool:
 
 
 def _settle_channels(value: Value) -> None:
-    """Give an input whose channels the file leaves open those of a convolution that reads it."""
+    """Give an input whose shape or channels the file leaves open what the weights that read it say of them."""
     for node in value.readers:
         weight = node.constant(1)
-        if node.op == "Conv" and weight is not None and value.shape and value.shape[1] is None:
-            channels = weight.shape[1] * int(node.attribute("group", 1))
+        if weight is None or node.op not in ("Conv", "ConvTranspose", "BatchNormalization"):
+            continue
+        groups = int(node.attribute("group", 1)) if node.op == "Conv" else 1
+        channels = weight.shape[1 if node.op == "Conv" else 0] * groups
+        if value.shape is None:  # an image, where the weights do not say
+            value.shape = (None, channels, *(None,) * (len(weight.shape) - 2 or 2))
+        elif value.shape[1:2] == (None,):
             value.shape = (value.shape[0], channels, *value.shape[2:])
 
 

@@ -11,9 +11,10 @@ from typing import Literal
 from ..errors import InputError
 from . import caffe_pb2 as pb
 from .caffemodel import Blob, Caffemodel
+from .fields import HARMLESS
 from .phases import is_included
 from .prototxt import Entry, Message, Source, read
-from .typed import fill, set_field
+from .typed import Unread, fill, set_field, unknown_field
 from .upgrade import fill_v1, v1_type
 
 Phase = Literal["TRAIN", "TEST"]
@@ -24,7 +25,7 @@ class Layer:
     """One layer, its names as they are in the file, and its place there.
 
     `param` has the values of the text but for bottoms and tops, and the net's phase where the text gives none;
-    `unknown` lists the fields that no schema knows. `block` is its text, None for the layer that stands for the net's
+    `unread` lists what of the text is not understood. `block` is its text, None for the layer that stands for the net's
     `input` fields. `blobs` are the weights as Caffe's rules assign them: empty where the caffemodel has none, shorter
     than Caffe wants where it has too few. `weight_index` is the layer's own place in the caffemodel.
     """
@@ -36,15 +37,20 @@ class Layer:
     param: pb.LayerParameter = field(repr=False)
     block: Message | None = field(repr=False)
     place: tuple[Source, int] = field(repr=False)
-    unknown: list[str] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
     weight_index: int | None = None
 
     @property
+    def at(self) -> str:
+        """File, line and column."""
+        source, offset = self.place
+        return source.where(offset)
+
+    @property
     def where(self) -> str:
         """File, line, column and name, for errors."""
-        source, offset = self.place
-        return f"{source.where(offset)}, layer {self.name or '(no name)'}"
+        return f"{self.at}, layer {self.name or '(no name)'}"
 
     @property
     def shared(self) -> list[str | None]:
@@ -54,7 +60,10 @@ class Layer:
 
 @dataclass(eq=False, slots=True)
 class CaffeNet:
-    """A net in one phase. `inactive` are the layers that the rules leave out; `version` is the text's: 0, 1 or 2."""
+    """A net in one phase. `inactive` are the layers that the rules leave out; `version` is the text's: 0, 1 or 2.
+
+    `unread` lists what of the net's own fields is not understood.
+    """
 
     name: str
     text: Message
@@ -62,6 +71,7 @@ class CaffeNet:
     layers: list[Layer]
     inactive: list[Layer]
     version: int
+    unread: list[Unread] = field(default_factory=list)
 
     def twins(self, layer: Layer) -> list[Layer]:
         """The layers of other phases under the name of `layer`: they share its weights, and go when it goes."""
@@ -82,8 +92,9 @@ def load(
     """
     root = read(prototxt)
     entries, version = _layer_entries(root)
-    state = _state(root, phase, stages, level)
-    layers, inactive = _input_layers(root), []
+    unread = [unknown_field(pb.NetParameter(), entry) for entry in root.entries if entry.name not in _NET_FIELDS]
+    state = _state(root, phase, stages, level, unread)
+    layers, inactive = _input_layers(root, unread), []
     for entry in entries:
         layer = _layer(entry, version)
         if is_included(state, layer.param):
@@ -96,7 +107,10 @@ def load(
     weights = None if caffemodel is None else Caffemodel(caffemodel)
     if weights is not None:
         _assign(layers, weights)
-    return CaffeNet(root.string("name"), root, weights, layers, inactive, version)
+    return CaffeNet(root.string("name"), root, weights, layers, inactive, version, unread)
+
+
+_NET_FIELDS = {*pb.NetParameter.DESCRIPTOR.fields_by_name, *HARMLESS["NetParameter"]}
 
 
 def _layer_entries(root: Message) -> tuple[list[Entry], int]:
@@ -111,18 +125,18 @@ def _layer_entries(root: Message) -> tuple[list[Entry], int]:
     return v1 or v2, 0 if v0 else 1 if v1 else 2
 
 
-def _state(root: Message, phase: Phase, stages: Sequence[str], level: int) -> pb.NetState:
+def _state(root: Message, phase: Phase, stages: Sequence[str], level: int, unread: list[Unread]) -> pb.NetState:
     """Of the text's `state` the stages count; phase and level are the caller's, as in Caffe."""
     state = pb.NetState()
     for block in root.messages("state"):
-        fill(state, block, [])
+        fill(state, block, unread, path="state.")
     state.phase = pb.Phase.Value(phase)
     state.level = level
     state.stage.extend(stages)
     return state
 
 
-def _input_layers(root: Message) -> list[Layer]:
+def _input_layers(root: Message, unread: list[Unread]) -> list[Layer]:
     """The Input layer that the net's own `input`, `input_dim` and `input_shape` stand for, if there are any."""
     inputs, dims, shapes = root.all("input"), root.all("input_dim"), root.all("input_shape")
     if not inputs or not (dims or shapes):  # without shapes Caffe ignores the names: an Input layer gives them
@@ -130,7 +144,7 @@ def _input_layers(root: Message) -> list[Layer]:
     layer_param = pb.LayerParameter(name="input", type="Input", top=root.strings("input"))
     param = layer_param.input_param
     for entry in shapes:
-        fill(param.shape.add(), entry.message(), [])
+        fill(param.shape.add(), entry.message(), unread, path="input_shape.")
     if not shapes:
         for index, entry in enumerate(dims):
             set_field(param.shape.add() if index % 4 == 0 else param.shape[-1], "dim", entry)
@@ -146,15 +160,18 @@ def _layer(entry: Entry, version: int) -> Layer:
     block = entry.message()
     name = _name(block)
     param = pb.LayerParameter()
-    unknown: list[str] = []
+    unread: list[Unread] = []
     try:
         bottoms, tops = block.strings("bottom"), block.strings("top")
         if version == 2:
             kind = block.string("type")
-            fill(param, block, unknown, skip=("bottom", "top"))
+            fill(param, block, unread, skip=("bottom", "top"))
         else:
             kind = v1_type(block)
-            fill_v1(param, block, unknown)
+            fill_v1(param, block, unread)
+        for item in unread:
+            if item.path.startswith(_PRESENCE):
+                raise item.entry.fail(item.what, "it decides whether the layer is in the net")
         if param.include and param.exclude:
             raise block.fail("a layer can have `include` or `exclude` rules, not both")
         if not kind:
@@ -163,7 +180,10 @@ def _layer(entry: Entry, version: int) -> Layer:
             raise stored.fail("weights inside a prototxt are not supported", "put them into a caffemodel")
     except InputError as error:
         raise InputError(error.what, where=f"{error.where}, layer {name or '(no name)'}", hint=error.hint) from None
-    return Layer(name, kind, bottoms, tops, param, block, (entry.source, entry.start), unknown)
+    return Layer(name, kind, bottoms, tops, param, block, (entry.source, entry.start), unread)
+
+
+_PRESENCE = ("include.", "exclude.", "phase")
 
 
 def _name(block: Message) -> str:

@@ -1,16 +1,21 @@
-"""Typed messages from text, field by field by name: Caffe's parser, but that fields no schema knows are set aside."""
+"""Typed messages from text, field by field by name: Caffe's parser, but that what it does not know is set aside.
+
+A field is known to the schema, or harmless, or reported as unread: nothing is dropped.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message as Proto
 
+from .fields import HARMLESS, resembling
 from .prototxt import Entry, Kind, Message
 
+_PRESENCE = "Unread"  # the message of a block of which only the presence counts
 _INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
     FieldDescriptor.CPPTYPE_INT64: (-(1 << 63), (1 << 63) - 1),
@@ -19,38 +24,74 @@ _INTEGERS = {
 }
 
 
-def fill(proto: Proto, block: Message, unknown: list[str], *, skip: Collection[str] = (), path: str = "") -> None:
-    """Set the fields of `proto` from the entries of `block`; the paths of those it does not have go to `unknown`.
+class Unread(NamedTuple):
+    """A field that is not understood, by its `path` from the layer down, or an enum's value: `what` says so."""
 
-    Raises InputError with file, line and column for a value of the wrong type or out of range, an enum name that does
-    not exist, and a second value of a field that takes one.
+    path: str
+    entry: Entry
+    what: str
+
+    @property
+    def place(self) -> str:
+        """File, line and column."""
+        return self.entry.source.where(self.entry.start)
+
+
+def fill(proto: Proto, block: Message, unread: list[Unread], *, skip: Collection[str] = (), path: str = "") -> None:
+    """Set the fields of `proto` from the entries of `block`; what is neither known nor harmless goes to `unread`.
+
+    Raises InputError with file, line and column for a value of the wrong type or out of range, and a second value of a
+    field that takes one.
     """
-    known = _fields(proto.DESCRIPTOR)
+    known, harmless = _fields(proto.DESCRIPTOR), HARMLESS.get(proto.DESCRIPTOR.name, frozenset())
     seen: set[str] = set()
     for entry in block.entries:
         name = entry.name
-        if name in skip:
+        if name in skip or name in harmless:
             continue
         if name not in known:
-            unknown.append(path + name)
+            unread.append(unknown_field(proto, entry, path))
             continue
         field, repeated = known[name]
         if not repeated and name in seen:
             raise entry.fail(f"`{name}` is given twice")
         seen.add(name)
         if field.message_type is None:
-            set_field(proto, name, entry)
+            _set_or_report(proto, entry, unread, path)
             continue
         inner = getattr(proto, name)
         if repeated:
             inner = inner.add()
         else:
             inner.SetInParent()
-        fill(inner, entry.message(), unknown, path=f"{path}{name}.")
+        if field.message_type.name != _PRESENCE:
+            fill(inner, entry.message(), unread, path=f"{path}{name}.")
+
+
+def unknown_field(proto: Proto, entry: Entry, path: str = "") -> Unread:
+    """The report on a field that `proto` lacks and that is not harmless in it."""
+    known = frozenset(_fields(proto.DESCRIPTOR)) | HARMLESS.get(proto.DESCRIPTOR.name, frozenset())
+    near = resembling(entry.name, known)
+    told = f", probably `{near}` misspelt: real Caffe refuses such a file" if near else ""
+    return Unread(path + entry.name, entry, f"bnfold does not know the field `{path}{entry.name}`{told}")
+
+
+def _set_or_report(proto: Proto, entry: Entry, unread: list[Unread], path: str) -> None:
+    """Set a scalar field, or report the value of an enum that does not exist."""
+    field, _ = _fields(proto.DESCRIPTOR)[entry.name]
+    if field.enum_type is not None and enumerated(field, entry) is None:
+        names = ", ".join(field.enum_type.values_by_name)
+        what = f"bnfold does not know the value {entry.text} of `{path}{entry.name}`; it can be {names}"
+        unread.append(Unread(path + entry.name, entry, what))
+    else:
+        set_field(proto, entry.name, entry)
 
 
 def set_field(proto: Proto, name: str, entry: Entry) -> None:
-    """Set the scalar field `name`, or add to it if it is repeated. Raises InputError like `fill`."""
+    """Set the scalar field `name`, or add to it if it is repeated.
+
+    Raises InputError like `fill`, and for a value that an enum does not have.
+    """
     field, repeated = _fields(proto.DESCRIPTOR)[name]
     value = _value(field, entry)
     if repeated:
@@ -61,10 +102,10 @@ def set_field(proto: Proto, name: str, entry: Entry) -> None:
 
 @functools.cache
 def _fields(descriptor: Descriptor) -> dict[str, tuple[FieldDescriptor, bool]]:
-    return {field.name: (field, _is_repeated(field)) for field in descriptor.fields}
+    return {field.name: (field, is_repeated(field)) for field in descriptor.fields}
 
 
-def _is_repeated(field: FieldDescriptor) -> bool:
+def is_repeated(field: FieldDescriptor) -> bool:
     try:
         return bool(field.is_repeated)
     except AttributeError:  # protobuf before 6.31
@@ -79,19 +120,21 @@ def _value(field: FieldDescriptor, entry: Entry) -> Any:
             raise entry.fail(f"`{entry.name}` must be from {low} to {high} and is {value}")
         return value
     if field.enum_type is not None:
-        return _enumerated(field, entry)
+        if (number := enumerated(field, entry)) is None:
+            raise entry.fail(
+                f"`{entry.name}` is {entry.text}", f"it can be {', '.join(field.enum_type.values_by_name)}"
+            )
+        return number
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return entry.string().encode("utf-8", "replace").decode("utf-8")  # protobuf takes no lone surrogates
     read: Callable[[Entry], Any] = Entry.boolean if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else Entry.real
     return read(entry)
 
 
-def _enumerated(field: FieldDescriptor, entry: Entry) -> int:
-    enum = field.enum_type
-    numbers = enum.values_by_number
+def enumerated(field: FieldDescriptor, entry: Entry) -> int | None:
+    """The number of an enum's value, None where it has no such value."""
+    numbers = field.enum_type.values_by_number
     if entry.kind is Kind.NUMBER and entry.integer() in numbers:
         return entry.integer()
-    value = enum.values_by_name.get(entry.text) if entry.kind is Kind.WORD else None
-    if value is None:
-        raise entry.fail(f"`{entry.name}` is {entry.text}", f"it can be {', '.join(enum.values_by_name)}")
-    return int(value.number)
+    value = field.enum_type.values_by_name.get(entry.text) if entry.kind is Kind.WORD else None
+    return None if value is None else int(value.number)

@@ -5,9 +5,12 @@ What Caffe itself does when it loads such a file (upgrade_proto.cpp), for what a
 
 from __future__ import annotations
 
+from google.protobuf.message import Message as Proto
+
 from . import caffe_pb2 as pb
+from .fields import HARMLESS
 from .prototxt import Entry, Kind, Message
-from .typed import fill, set_field
+from .typed import Unread, fill, set_field, unknown_field
 
 _V1_ENUM = (  # today's name by the number in V1LayerParameter.LayerType
     "", "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss", "Flatten", "HDF5Data",
@@ -39,62 +42,57 @@ _SPECS = {"blobs_lr": "lr_mult", "weight_decay": "decay_mult", "param": "name", 
 
 
 def v1_type(block: Message) -> str:
-    """Today's name for the type of a V1 block, or of the V0 block inside it. Raises InputError for an unknown one."""
+    """Today's name for the type of a V1 block, or of the V0 block inside it; an unknown one as it is written."""
     v0 = block.first("layer")
     entry = block.first("type") if v0 is None else v0.message().first("type")
     if entry is None:
         return ""
     if v0 is not None:
-        known, word = _V0_TYPES, entry.string()
-    else:
-        known = _FORK_TYPES | {name: V1_TYPES[number] for name, number in pb.V1LayerParameter.LayerType.items()}
-        word = entry.word()
-    if word not in known:
-        if word == "padding":
-            hint = "Caffe's tool upgrade_net_proto_text brings the file up to date"
-            raise entry.fail("padding layers of 2013 are not supported", hint)
-        raise entry.fail(f"`{word}` is no layer type of this old format", 'newer types need `layer { type: "..." }`')
-    return known[word]
+        return _V0_TYPES.get(entry.string(), entry.string())
+    if entry.kind is Kind.NUMBER:
+        return V1_TYPES.get(entry.integer(), entry.text)
+    known: dict[str, str] = _FORK_TYPES | {
+        name: V1_TYPES[number] for name, number in pb.V1LayerParameter.LayerType.items()
+    }
+    return known.get(entry.word(), entry.word())
 
 
-def fill_v1(param: pb.LayerParameter, block: Message, unknown: list[str]) -> None:
+def fill_v1(param: pb.LayerParameter, block: Message, unread: list[Unread]) -> None:
     """Fill the typed parameters from a V1 block, the V0 block inside it included."""
     v0 = block.first("layer")
-    fill(param, block, unknown, skip={"name", "type", "bottom", "top", "blobs", "layer", *_SPECS})
+    fill(param, block, unread, skip={"name", "type", "bottom", "top", "blobs", "layer", *_SPECS})
     _fill_specs(param, block)
     if v0 is not None:
         _fill_specs(param, v0.message())
-        _fill_v0(param, v0.message(), unknown)
+        _fill_v0(param, v0.message(), unread)
 
 
 def _fill_specs(param: pb.LayerParameter, block: Message) -> None:
-    """The n-th `blobs_lr`, `weight_decay` and `param` name make the n-th ParamSpec."""
+    """The n-th `blobs_lr`, `weight_decay` and `param` name belong to the n-th ParamSpec."""
     for old, new in _SPECS.items():
         for index, entry in enumerate(block.all(old)):
             while len(param.param) <= index:
                 param.param.add()
-            set_field(param.param[index], new, entry)
+            if new not in HARMLESS["ParamSpec"]:
+                set_field(param.param[index], new, entry)
 
 
-def _fill_v0(param: pb.LayerParameter, block: Message, unknown: list[str]) -> None:
+def _fill_v0(param: pb.LayerParameter, block: Message, unread: list[Unread]) -> None:
+    """A V0 block has all parameters side by side: those of its type, and of the transformation of images."""
     target = _V0_PARAMS.get(block.string("type"), "")
     for entry in block.entries:
-        if entry.name in ("name", "type", "blobs", *_SPECS):
-            continue
-        if not _set_v0(param, target, entry):
-            unknown.append(entry.name)
+        if entry.name not in ("name", "type", "blobs", *_SPECS):
+            _set_v0(param, target, entry, unread)
 
 
-def _set_v0(param: pb.LayerParameter, target: str, entry: Entry) -> bool:
-    if entry.name in _V0_TRANSFORMS:
-        set_field(param.transform_param, _V0_TRANSFORMS[entry.name], entry)
-        return True
+def _set_v0(param: pb.LayerParameter, target: str, entry: Entry, unread: list[Unread]) -> None:
+    message: Proto = getattr(param, target) if target else param
     name = _V0_FIELDS.get(entry.name, entry.name)
-    message = getattr(param, target) if target else None
-    if message is None or name not in message.DESCRIPTOR.fields_by_name:
-        return False
-    if entry.kind is Kind.MESSAGE:
-        fill(getattr(message, name), entry.message(), [])
-    else:
+    if entry.name in _V0_TRANSFORMS:
+        message, name = param.transform_param, _V0_TRANSFORMS[entry.name]
+    if name in HARMLESS.get(message.DESCRIPTOR.name, ()):
+        return
+    if message is not param and name in message.DESCRIPTOR.fields_by_name:
         set_field(message, name, entry)
-    return True
+    else:
+        unread.append(unknown_field(message, entry))

@@ -12,7 +12,7 @@ from ..document import Runnable
 from ..errors import InputError, OutputError, UsageError
 from ..files import open_mapped
 from ..graph import Graph, Value
-from ..records import Plan, Style
+from ..records import Notice, Opaque, Plan, Style
 from ..wire import Rope, WireError, string
 from .data_files import data_name, locations, remaining, tensors_of
 from .edit import Edit, Editor
@@ -90,6 +90,12 @@ class OnnxDocument:
         uses = Uses(self.scopes)
         found["parameters"] = sum(_elements(value) for value in uses.home if uses.left(value))
         return found
+
+    def opaque(self) -> Sequence[Opaque]:
+        return ()  # an operator that the planner does not know is still run by onnxruntime
+
+    def notices(self) -> Sequence[Notice]:
+        return ()
 
     def places(self, out: Path | None) -> Sequence[Path]:
         """`out` and the data files beside it; fewer of these are written where a fold takes all tensors of one.

@@ -279,7 +279,7 @@ def test_counts_are_limited_before_they_cost_memory(
 
 def test_what_no_edit_touches_is_byte_identical(model: Model) -> None:
     vendor = wire.delimited(100, wire.string(1, "v") + wire.delimited(9999, b"\0\1") + wire.integer(2047, 5))
-    net = model(conv("a"), vendor, wire.delimited(7777, b"tail"), debug_info=True)
+    net = model(conv("a"), vendor, wire.delimited(7777, b"tail"), input=["x"])
     assert written(net.rope()) == bytes(net.data)
     assert written(net.rope(drop=[0])) == bytes(net.data[: net.layers[0].start]) + bytes(net.data[net.layers[0].end :])
 

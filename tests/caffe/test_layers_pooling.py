@@ -21,35 +21,35 @@ LOWEST = np.finfo(np.float32).min
 Pair = tuple[int, int]
 
 
-def caffe_pool(x: Array, average: bool, kernel: Pair, stride: Pair, pad: Pair, floor: bool) -> Array | None:
-    """The loops of Caffe's pooling on a CPU; None where it has no window at all."""
+def caffe_pool(x: Array, method: str, kernel: Pair, stride: Pair, begin: Pair, end: Pair, floor: bool) -> Array | None:
+    """The loops of Caffe's pooling on a CPU, Synopsys's padding and method included; None where it has no window."""
     counts = []
-    for extent, k, s, p in zip(x.shape[2:], kernel, stride, pad, strict=True):
-        steps = (extent + 2 * p - k) / s
+    for extent, k, s, p, q in zip(x.shape[2:], kernel, stride, begin, end, strict=True):
+        steps = (extent + p + q - k) / s
         count = (math.floor(steps) if floor else math.ceil(steps)) + 1
-        counts.append(count - 1 if any(pad) and (count - 1) * s >= extent + p else count)
+        counts.append(count - 1 if any(begin + end) and (count - 1) * s >= extent + p else count)
     if min(counts) < 1:
         return None
     result = np.empty((*x.shape[:2], *counts), np.float32)
     for i in range(counts[0]):
         for j in range(counts[1]):
-            (top, bottom, rows), (left, right, columns) = (
-                _clipped(n, k, s, p, e) for n, k, s, p, e in zip((i, j), kernel, stride, pad, x.shape[2:], strict=True)
-            )
+            spans = zip((i, j), kernel, stride, begin, end, x.shape[2:], strict=True)
+            (top, bottom, rows), (left, right, columns) = (_clipped(*span, method == "AVE_EXC_PAD") for span in spans)
             part = x[:, :, top:bottom, left:right].reshape(*x.shape[:2], -1)
-            if average:
+            if method == "MAX":
+                result[:, :, i, j] = part.max(-1, initial=LOWEST)
+            else:
                 with np.errstate(invalid="ignore"):
                     result[:, :, i, j] = part.sum(-1) / np.float32(rows * columns)
-            else:
-                result[:, :, i, j] = part.max(-1, initial=LOWEST)
     return result
 
 
-def _clipped(n: int, k: int, s: int, p: int, extent: int) -> tuple[int, int, int]:
+def _clipped(n: int, k: int, s: int, p: int, q: int, extent: int, clipped: bool) -> tuple[int, int, int]:
     """Start and end within the image, and the extent that an average divides by."""
     start = n * s - p
-    end = min(start + k, extent + p)
-    return max(start, 0), max(min(end, extent), max(start, 0)), end - start
+    end = min(start + k, extent + q)
+    within = max(start, 0), max(min(end, extent), max(start, 0))
+    return *within, min(end, extent) - max(start, 0) if clipped else end - start
 
 
 def onnx_pool(x: Array, param: str) -> Array:
@@ -60,25 +60,39 @@ def onnx_pool(x: Array, param: str) -> Array:
         return run(save(Path(folder), text, {"none": [np.zeros(1)]}), {"x": x})["y"]
 
 
+PAIRS = st.tuples(st.integers(0, 2), st.integers(0, 2))
+METHODS = ["MAX", "AVE", "AVE_EXC_PAD"]
+
+
 @given(
-    average=st.booleans(), size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    method=st.sampled_from(METHODS), size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)), stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    pad=st.tuples(st.integers(0, 2), st.integers(0, 2)), floor=st.booleans(),
+    begin=PAIRS, end=st.none() | PAIRS, floor=st.booleans(),
 )  # fmt: skip
-@example(average=True, size=(5, 8), kernel=(1, 1), stride=(3, 3), pad=(0, 0), floor=False)
-@example(average=True, size=(6, 5), kernel=(1, 1), stride=(2, 2), pad=(0, 0), floor=False)
-@example(average=False, size=(6, 5), kernel=(1, 1), stride=(2, 2), pad=(0, 0), floor=False)
-@example(average=True, size=(6, 7), kernel=(3, 3), stride=(2, 2), pad=(1, 1), floor=False)
-@example(average=False, size=(6, 7), kernel=(7, 7), stride=(4, 4), pad=(0, 0), floor=False)
-@settings(max_examples=120)
-def test_pooling(average: bool, size: Pair, kernel: Pair, stride: Pair, pad: Pair, floor: bool) -> None:
-    assume(all(p < k for p, k in zip(pad, kernel, strict=True)))
+@example(method="AVE", size=(5, 8), kernel=(1, 1), stride=(3, 3), begin=(0, 0), end=None, floor=False)
+@example(method="AVE", size=(6, 5), kernel=(1, 1), stride=(2, 2), begin=(0, 0), end=None, floor=False)
+@example(method="AVE_EXC_PAD", size=(6, 5), kernel=(1, 1), stride=(2, 2), begin=(0, 0), end=None, floor=False)
+@example(method="MAX", size=(6, 5), kernel=(1, 1), stride=(2, 2), begin=(0, 0), end=None, floor=False)
+@example(method="AVE", size=(6, 7), kernel=(3, 3), stride=(2, 2), begin=(1, 1), end=None, floor=False)
+@example(method="AVE", size=(6, 7), kernel=(3, 3), stride=(2, 2), begin=(0, 0), end=(1, 2), floor=False)
+@example(method="AVE_EXC_PAD", size=(6, 7), kernel=(3, 3), stride=(2, 2), begin=(1, 0), end=(0, 1), floor=False)
+@example(method="MAX", size=(6, 7), kernel=(7, 7), stride=(4, 4), begin=(0, 0), end=None, floor=False)
+@settings(max_examples=200)
+def test_pooling(
+    method: str, size: Pair, kernel: Pair, stride: Pair, begin: Pair, end: Pair | None, floor: bool
+) -> None:
+    """`end` is None where height and width are padded alike on both sides, in BVLC's words."""
+    behind = begin if end is None else end
+    assume(all(max(p, q) < k for p, q, k in zip(begin, behind, kernel, strict=True)))
     x = noise("x", 1, 2, *size)
+    pads = f"pad_h: {begin[0]} pad_w: {begin[1]}"
+    if end is not None:
+        pads = f"pad_t: {begin[0]} pad_l: {begin[1]} pad_b: {end[0]} pad_r: {end[1]}"
     param = (
-        f"pool: {'AVE' if average else 'MAX'} kernel_h: {kernel[0]} kernel_w: {kernel[1]} stride_h: {stride[0]} "
-        f"stride_w: {stride[1]} pad_h: {pad[0]} pad_w: {pad[1]} round_mode: {'FLOOR' if floor else 'CEIL'}"
+        f"pool: {method} kernel_h: {kernel[0]} kernel_w: {kernel[1]} stride_h: {stride[0]} "
+        f"stride_w: {stride[1]} {pads} round_mode: {'FLOOR' if floor else 'CEIL'}"
     )
-    wanted = caffe_pool(x, average, kernel, stride, pad, floor)
+    wanted = caffe_pool(x, method, kernel, stride, begin, behind, floor)
     if wanted is None:
         with pytest.raises(InputError):
             onnx_pool(x, param)
@@ -89,7 +103,7 @@ def test_pooling(average: bool, size: Pair, kernel: Pair, stride: Pair, pad: Pai
 def test_ceil_mode_of_forks_is_the_rounding(tmp_path: Path) -> None:
     x = noise("x", 1, 2, 6, 6)
     for word, floor in (("true", False), ("false", True)):
-        wanted = caffe_pool(x, False, (3, 3), (2, 2), (0, 0), floor)
+        wanted = caffe_pool(x, "MAX", (3, 3), (2, 2), (0, 0), (0, 0), floor)
         assert wanted is not None
         np.testing.assert_array_equal(onnx_pool(x, f"kernel_size: 3 stride: 2 ceil_mode: {word}"), wanted)
 

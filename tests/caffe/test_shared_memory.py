@@ -167,7 +167,7 @@ def test_a_batch_norm_that_reads_it_counts_as_kept(tmp_path: Path) -> None:
 def test_a_layer_of_unknown_type_reads_it(tmp_path: Path) -> None:
     net = data() + conv("c", "data", "x") + SPLIT + relu("w", "b", "b") + layer("Mystery", "m", "a", "m")
     ((_, why),) = CaffeDocument.open(*weighed(tmp_path, net)).lowered.opaque.items()
-    assert why == "layer m reads blob 'a', but layer w, in place on blob 'b', overwrites their common memory"
+    assert why.reason == "layer m reads blob 'a', but layer w, in place on blob 'b', overwrites their common memory"
 
 
 def test_a_layer_in_place_reads_its_own_memory_under_another_name(tmp_path: Path) -> None:

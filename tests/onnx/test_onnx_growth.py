@@ -18,7 +18,8 @@ from bnfold.onnx_writer import Header, write
 from bnfold.options import Options
 from bnfold.pipeline import fold as fold_files
 from bnfold.plan import plan
-from bnfold.report import as_data, as_tables, write_text
+from bnfold.report import as_data, as_tables
+from bnfold.terminal import write_text
 
 LARGE = helper.make_tensor_value_info("x", 1, [1, 2, 40, 40])
 ENDS = [helper.make_tensor_value_info(name, 1, list("nchw")) for name in "yz"]

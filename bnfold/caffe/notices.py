@@ -1,0 +1,28 @@
+"""What a user has to know of a net's files beside its layers: fields of the net, and weights that the text lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..records import Notice, is_batch_norm
+from .net import CaffeNet
+
+_SHOWN = 5
+
+
+def notices(net: CaffeNet) -> Iterator[Notice]:
+    """The net's own fields that are not understood, and normalisations that only the caffemodel holds."""
+    for item in net.unread:
+        yield Notice("field", item.what, item.place)
+    if net.weights is None:
+        return
+    known = {layer.name for layer in (*net.layers, *net.inactive)}
+    lost = [s.name for s in net.weights.layers if s.name not in known and (is_batch_norm(s.type) or s.type == "Scale")]
+    if lost:
+        names = ", ".join(lost[:_SHOWN]) + (f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else "")
+        yield Notice(
+            "weights-without-layers",
+            f"the caffemodel holds {len(lost)} BatchNorm or Scale layers that the prototxt lacks: {names}",
+            str(net.weights.path),
+            "is this the prototxt of this net? One that was folded already goes with its own caffemodel",
+        )
