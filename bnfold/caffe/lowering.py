@@ -42,7 +42,7 @@ class LoweredLayer:
 class Lowered:
     """`opaque` says of each layer that has no description here why, `sources` of those that are taken for inputs.
 
-    `clobbered` are the reads of overwritten memory; `kept` is all that lies in such memory, and `unproven` the blobs
+    `clobbered` are the reads of overwritten memory; `frozen` is all that lies in such memory, and `unproven` the blobs
     there that are outputs of the net, which the graph does not have.
     """
 
@@ -52,7 +52,7 @@ class Lowered:
     sources: list[Opaque] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     clobbered: list[InputError] = field(default_factory=list)
-    kept: set[Value] = field(default_factory=set)
+    frozen: set[Value] = field(default_factory=set)
     unproven: list[str] = field(default_factory=list)
 
 
@@ -108,7 +108,7 @@ class _Lowering:
             bottoms = [self._read(layer, name) for name in layer.bottoms]
             if row is not None and row.role is Role.CUT and not read_later[layer]:
                 item = LoweredLayer(layer, bottoms, [Value(name) for name in layer.tops], [])
-                self._clobbered(layer, row, bottoms)
+                self.memory.read(layer, bottoms)
                 self.cut.update(bottoms)
                 for value in bottoms:
                     value.public = value.public or f"read by {layer.type} {layer.name!r}"
@@ -150,7 +150,8 @@ class _Lowering:
         unknown = f"bnfold does not know the type {layer.type}" if row is None else ""
         if row is None and layer.tops and not layer.bottoms and not layer.blobs:
             return self._source(builder, [Value("") for _ in layer.tops], unknown)
-        clobbered = self._clobbered(layer, row, bottoms)
+        sink = row is not None and row.role is Role.SINK
+        clobbered = "" if sink else self.memory.read(layer, bottoms)
         if row is None or row.role is Role.CUT:
             return self._opaque(builder, clobbered or unknown or "it belongs to training, and its tops are read")
         if row.role is Role.SOURCE:
@@ -166,7 +167,7 @@ class _Lowering:
             if not clobbered:
                 return LoweredLayer(layer, bottoms, tops, builder.nodes)
             reason, shapes = clobbered, [value.shape for value in tops]
-            if not row.fixed and any(node.op in AFFINE for node in builder.nodes):
+            if any(node.op in AFFINE and not node.fixed for node in builder.nodes):
                 self.result.graph.notes[layer] = ("memory", clobbered)
         except Unknown as unfit:
             reason = str(unfit)
@@ -176,15 +177,6 @@ class _Lowering:
             reason = unfit.what
         self._undo(nodes)
         return self._opaque(builder, reason, shapes)
-
-    def _clobbered(self, layer: Layer, row: Row | None, bottoms: list[Value]) -> str:
-        """What is to be said of a layer that reads overwritten memory, "" of others."""
-        told = [
-            self.memory.clobber(value, f"layer {layer.name} reads blob {name!r}", layer.where)
-            for name, value in zip(layer.bottoms, bottoms, strict=True)
-            if self.memory.lost(value) and (row is None or row.role is not Role.SINK)
-        ]
-        return "; ".join(told)
 
     def _undo(self, nodes: int) -> None:
         """Take the nodes of the layer, all but the first `nodes`, out of the graph."""
@@ -241,7 +233,8 @@ class _Lowering:
             self.versions.setdefault(name, []).append(value)
 
     def _overwrite(self, layer: Layer, row: Row | None, old: Value, new: Value) -> None:
-        others = [reader for reader in self.readers[old] if reader is not layer]
+        readers = self.readers[old]
+        others = [reader for reader in readers if reader is not layer] or readers[1:]
         if others:
             raise InputError(
                 f"the layer works in place on blob {layer.tops[0]!r}, which layer {others[0].name} reads too",
@@ -281,15 +274,16 @@ class _Lowering:
             value = self.current[name]
             if value in self.readers or (value in self.cut and value in inputs):
                 continue
-            if self.memory.lost(value):
-                self.memory.clobber(value, f"the net's output is blob {name!r}", self.versions_origin(value))
+            if writer := self.memory.writer(value):
+                where = self.versions_origin(value)
+                self.memory.clobber(value, f"the net's output is blob {name!r}", where, writer)
                 self.result.unproven.append(name)
             else:
                 graph.add_output(value)
                 self._keep_apart(value)
         dropped = {value for value in self.cut if value not in self.readers}
         graph.inputs = [value for value in graph.inputs if value not in dropped or value in graph.outputs]
-        self.result.clobbered, self.result.kept = self.memory.clobbered, self.memory.keep(self.result.layers)
+        self.result.clobbered, self.result.frozen = self.memory.clobbered, self.memory.freeze(self.result.layers)
 
     def _keep_apart(self, output: Value) -> None:
         """Have affines stay between an output and a blob of which a layer reads the shape.

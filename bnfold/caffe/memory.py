@@ -7,7 +7,7 @@ single assignment. So such memory is left as it is: no fold changes, moves or re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -26,7 +26,7 @@ class Memory:
         self.clobbered: list[InputError] = []
         self._values: dict[Value, list[Value]] = {}
         self._writers: dict[Value, Layer] = {}
-        self._kept: dict[Value, Layer] = {}
+        self._lost: dict[Value, Layer] = {}
 
     def add(self, value: Value) -> None:
         """Enter a value in memory of its own."""
@@ -42,21 +42,33 @@ class Memory:
         self._writers.update(dict.fromkeys(self._values[old], layer))
         self.share(old, new)
 
-    def lost(self, value: Value) -> bool:
-        """Whether other content stands in its memory by now."""
-        return value in self._writers
+    def writer(self, value: Value) -> Layer | None:
+        """Who has overwritten it, so that other content stands in its memory by now."""
+        return self._writers.get(value)
 
-    def clobber(self, value: Value, what: str, where: str) -> str:
-        """Enter that `what` happens to a value that is lost; returns the sentence that tells why it matters."""
-        writer = self._writers[value]
+    def read(self, layer: Layer, bottoms: Sequence[Value]) -> str:
+        """Enter which of its bottoms are overwritten when `layer` reads them; returns what is to be said of it, or "".
+
+        One that works in place overwrites its other bottoms itself if they lie in the memory of that one.
+        """
+        over = [old for old, name, top in zip(bottoms, layer.bottoms, layer.tops, strict=False) if name == top]
+        told = []
+        for name, value in zip(layer.bottoms, bottoms, strict=True):
+            itself = any(old is not value and self._values[old] is self._values[value] for old in over)
+            if writer := self.writer(value) or (layer if itself else None):
+                told.append(self.clobber(value, f"layer {layer.name} reads blob {name!r}", layer.where, writer))
+        return "; ".join(told)
+
+    def clobber(self, value: Value, what: str, where: str, writer: Layer) -> str:
+        """Enter that `what` happens to a value that `writer` overwrites; returns the sentence that tells so."""
         told = f"{what}, but layer {writer.name}, in place on blob {writer.tops[0]!r}, overwrites their common memory"
         self.clobbered.append(InputError(told, where=where, hint=f"give layer {writer.name} a top of its own"))
-        self._kept[value] = writer
+        self._lost[value] = writer
         return told
 
-    def keep(self, layers: Iterable[LoweredLayer]) -> set[Value]:
+    def freeze(self, layers: Iterable[LoweredLayer]) -> set[Value]:
         """The values in memory of which a read was clobbered; these, and the affines next to them, become public."""
-        writers = {value: writer for lost, writer in self._kept.items() for value in self._values[lost]}
+        writers = {value: writer for lost, writer in self._lost.items() for value in self._values[lost]}
         for value, writer in writers.items():
             _mark(value, "in", writer)
         for item in layers:

@@ -35,18 +35,18 @@ def blob_names(lowered: Lowered, plan: Plan, steps: Sequence[Step]) -> dict[Valu
     taken_over = {value.name: name for value, name in spelled.items()}
     names = {top: taken_over[plan.name(top)] if top in plan.names else spelled[top] for s in steps for top in s.tops}
     outputs = {plan.resolve(value) for value in lowered.graph.outputs}
-    for chain in unsafe(names, steps, outputs, lowered.kept):
+    for chain in unsafe(names, steps, outputs, lowered.frozen):
         own, used = spelled[chain[-1]], set(names.values())
         names.update(dict.fromkeys(chain, own if own not in used else Names(used).unique(own)))
     return names
 
 
 def unsafe(
-    names: dict[Value, str], steps: Sequence[Step], outputs: set[Value], kept: set[Value]
+    names: dict[Value, str], steps: Sequence[Step], outputs: set[Value], frozen: set[Value]
 ) -> Iterable[list[Value]]:
     """The values that have the name of one that must not overwrite them, with those before them under that name.
 
-    An input of the net cannot be given another name, and is left out; so are those that are `kept`.
+    An input of the net cannot be given another name, and is left out; so are those that are `frozen`.
     """
     readers: dict[Value, set[int]] = {value: {len(steps)} for value in outputs}
     for at, step in enumerate(steps):
@@ -61,7 +61,7 @@ def unsafe(
             if bottom is None or names[bottom] != names[top]:
                 continue
             alone = readers[bottom] == {at} and all(max(readers.get(v, {-1})) <= at for v in memory[bottom])
-            if alone or bottom in kept or chains[bottom][0].producer is None:
+            if alone or bottom in frozen or chains[bottom][0].producer is None:
                 memory[bottom].append(top)
                 chains[top], memory[top] = [*chains[bottom], top], memory[bottom]
             else:

@@ -7,7 +7,6 @@ in BVLC Caffe; the types are those of the random nets.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -101,7 +100,13 @@ def eltwise(layer: Layer, _: list[Array], *inputs: Array) -> list[Array]:
     if p.operation == SUM:
         factors = list(p.coeff) or [1.0] * len(inputs)
         return [sum((f * x for f, x in zip(factors, inputs, strict=True)), np.zeros_like(inputs[0]))]
-    return [math.prod(inputs[1:], start=inputs[0]) if p.operation == PROD else np.maximum.reduce(inputs)]  # type: ignore[call-overload]
+    if p.operation != PROD:
+        return [np.maximum.reduce(inputs)]  # type: ignore[call-overload]
+    top = inputs[0] if layer.tops[0] == layer.bottoms[0] else np.empty_like(inputs[0])
+    np.multiply(inputs[0], inputs[1], out=top)
+    for x in inputs[2:]:  # each is read when those before it have been written
+        np.multiply(top, x, out=top)
+    return [top]
 
 
 def concat(layer: Layer, _: list[Array], *inputs: Array) -> list[Array]:

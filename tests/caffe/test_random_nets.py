@@ -118,7 +118,8 @@ def eltwise(m: Maker, x: str) -> None:
     others = [name for name, shape in m.shapes.items() if shape == m.shapes[x] and name != x]
     if others:
         body = m.rng.choice(["", "operation: SUM coeff: 1 coeff: -0.5", "operation: PROD", "operation: MAX"])
-        m.add("Eltwise", [x, m.rng.choice(others)], [m.shapes[x]], f"eltwise_param {{ {body} }}")
+        bottoms = [x, *m.rng.choices(others, k=1 if "SUM" in body else m.rng.choice([1, 2]))]
+        m.add("Eltwise", bottoms, [m.shapes[x]], f"eltwise_param {{ {body} }}", place="PROD" in body)
 
 
 def concat(m: Maker, x: str) -> None:

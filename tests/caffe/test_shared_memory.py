@@ -147,6 +147,18 @@ def test_what_its_reader_makes_has_a_known_shape(tmp_path: Path) -> None:
     assert [found.name for found in CaffeDocument.open(*weighed(tmp_path, net)).lowered.opaque] == ["r"]
 
 
+def test_an_affine_of_another_type_that_reads_it_is_kept_under_its_type(tmp_path: Path) -> None:
+    net = (
+        data()
+        + conv("c", "data", "x")
+        + SPLIT
+        + relu("w", "b", "b")
+        + layer("Power", "p", "a", "p", "power_param { scale: 2 }")
+    )
+    (kept,) = as_data(judged(weighed(tmp_path, net)).result)["kept"]
+    assert kept["layers"] == [{"name": "p", "type": "Power"}]
+
+
 def test_a_batch_norm_that_reads_it_counts_as_kept(tmp_path: Path) -> None:
     net = data() + conv("c", "data", "x") + SPLIT + relu("w", "b", "b") + bn("n", "a", "n")
     assert judged(weighed(tmp_path, net)).result.kept_batch_norms == ["n"]
@@ -156,6 +168,16 @@ def test_a_layer_of_unknown_type_reads_it(tmp_path: Path) -> None:
     net = data() + conv("c", "data", "x") + SPLIT + relu("w", "b", "b") + layer("Mystery", "m", "a", "m")
     ((_, why),) = CaffeDocument.open(*weighed(tmp_path, net)).lowered.opaque.items()
     assert why.reason == "layer m reads blob 'a', but layer w, in place on blob 'b', overwrites their common memory"
+
+
+def test_a_layer_in_place_reads_its_own_memory_under_another_name(tmp_path: Path) -> None:
+    """Caffe multiplies the third bottom when the product of the first two stands in it."""
+    net = data() + layer("TanH", "t", "data", "x") + SPLIT + conv("d", "data", "y") + bn("n", "y", "y")
+    net += layer("Eltwise", "w", "a y b", "a", "eltwise_param { operation: PROD }")
+    files = weighed(tmp_path, net)
+    assert judged(files).types == ["Input", "TanH", "Split", "Convolution", "Eltwise"]
+    with pytest.raises(InputError, match="reads blob 'b', but layer w, in place on blob 'a', overwrites their common"):
+        model(*files)
 
 
 def test_a_silence_reads_nothing_of_it(tmp_path: Path) -> None:
@@ -176,7 +198,11 @@ def test_a_loss_reads_it(tmp_path: Path) -> None:
 
 REFUSED = {
     "another reader of the blob": (layer("TanH", "u", "x", "u") + relu("w", "x", "x"), "reads too"),
-    "a sum in place": (layer("Eltwise", "e", "x x", "x"), "computes by accident"),
+    "a layer that reads the blob twice": (
+        layer("Eltwise", "e", "x data x", "x", "eltwise_param { operation: PROD }"),
+        "reads too",
+    ),
+    "a sum in place": (layer("Eltwise", "e", "x data", "x"), "computes by accident"),
 }
 
 
