@@ -25,6 +25,7 @@ from bnfold.affine import Affine
 from bnfold.caffe.document import CaffeDocument
 from bnfold.caffe.export import model
 from bnfold.graph import Graph, Node
+from bnfold.names import readable
 from bnfold.onnx.document import OnnxDocument
 from bnfold.plan import plan
 from bnfold.records import Decision, Plan
@@ -39,6 +40,11 @@ class Pair:
         stream = io.BytesIO()
         model(*files).write(stream)
         self.caffe, self.onnx = CaffeDocument.open(*files), OnnxDocument.from_bytes(stream.getvalue())
+        values = list(self.caffe.lowered.graph.inputs)
+        values += [value for node in self.caffe.lowered.graph.nodes for value in node.outputs]
+        names = readable(value.name for value in values)
+        for value in values:
+            value.name = names[value.name]  # as ONNX has it
 
     def check(self) -> Plan:
         """Hold the plans together; returns Caffe's."""
