@@ -19,6 +19,7 @@ from ..names import Names
 from ..records import Notice, Opaque
 from ..roles import AFFINE
 from .builder import FLOAT, Builder, Unknown
+from .inputs import check_given, missing, settle_channels
 from .layers import ROWS, Role, Row
 from .memory import Memory
 from .net import CaffeNet, Layer
@@ -120,24 +121,14 @@ class _Lowering:
             if row is None or row.role is not Role.SINK:
                 self.measured.update(v for v in bottoms if not _reads(item, v))
             self.result.layers.append(item)
-        self._check_shapes_used()
+        check_given(self.shapes, self.result.graph.inputs)
         self._finish()
         return self.result
 
     def _read(self, layer: Layer, name: str) -> Value:
         if name not in self.current:
-            what = f"no layer before makes the bottom blob {name!r}"
-            raise InputError(what, where=layer.where, hint=self._hint(name))
+            raise missing(self.net, layer, name)
         return self.current[name]
-
-    def _hint(self, name: str) -> str:
-        """Where an inactive layer makes a blob that is missing: which rules keep it out."""
-        makers = [layer for layer in self.net.inactive if name in layer.tops]
-        if not makers:
-            return ""
-        rules = [*makers[0].param.include, *makers[0].param.exclude]
-        option = "--stage" if any(rule.stage or rule.not_stage for rule in rules) else "--phase"
-        return f"layer {makers[0].name!r} makes it, which its rules leave out; see {option}"
 
     # ------------------------------------------------------------------------------------------------- one layer
 
@@ -147,28 +138,33 @@ class _Lowering:
             fixed=row is None or row.fixed, order=self.order, fold_quantized=self.fold_quantized,
             notices=self.result.notices,
         )  # fmt: skip
-        unknown = f"bnfold does not know the type {layer.type}" if row is None else ""
-        if row is None and layer.tops and not layer.bottoms and not layer.blobs:
-            return self._source(builder, [Value("") for _ in layer.tops], unknown)
+        unread = "; ".join(item.what for item in layer.unread)
         sink = row is not None and row.role is Role.SINK
         clobbered = "" if sink else self.memory.read(layer, bottoms)
-        if row is None or row.role is Role.CUT:
-            return self._opaque(builder, clobbered or unknown or "it belongs to training, and its tops are read")
+        if row is None and layer.tops and not layer.bottoms and not layer.blobs:
+            return self._source(builder, [Value("") for _ in layer.tops], f"bnfold does not know the type {layer.type}")
+        if row is None:
+            return self._opaque(builder, clobbered or f"bnfold does not know the type {layer.type}")
+        if row.role is Role.CUT:
+            return self._opaque(builder, clobbered or "it belongs to training, and its tops are read")
         if row.role is Role.SOURCE:
             row.check(builder)
-            return self._source(builder, row.describe(builder), "; ".join(item.what for item in layer.unread))
-        if layer.unread and not row.own:
-            reason = "; ".join(item.what for item in layer.unread)
-            return self._opaque(builder, reason, place=layer.unread[0].place)
-        nodes, shapes = len(self.result.graph.nodes), []
+            return self._source(builder, row.describe(builder), unread)
+        if unread and not row.own:
+            return self._opaque(builder, unread, place=layer.unread[0].place)
+        return self._described(builder, row, clobbered)
+
+    def _described(self, builder: Builder, row: Row, clobbered: str) -> LoweredLayer:
+        layer, graph = builder.layer, self.result.graph
+        nodes, shapes = len(graph.nodes), []
         try:
             row.check(builder)
             tops = _separate(builder, row.describe(builder))
             if not clobbered:
-                return LoweredLayer(layer, bottoms, tops, builder.nodes)
+                return LoweredLayer(layer, builder.bottoms, tops, builder.nodes)
             reason, shapes = clobbered, [value.shape for value in tops]
             if any(node.op in AFFINE and not node.fixed for node in builder.nodes):
-                self.result.graph.notes[layer] = ("memory", clobbered)
+                graph.notes[layer] = ("memory", clobbered)
         except Unknown as unfit:
             reason = str(unfit)
         except InputError as unfit:
@@ -252,19 +248,11 @@ class _Lowering:
 
     # -------------------------------------------------------------------------------------------------- the interface
 
-    def _check_shapes_used(self) -> None:
-        inputs = {value.name for value in self.result.graph.inputs}
-        for name in self.shapes:
-            if name not in inputs:
-                raise UsageError(
-                    f"the net has no input {name!r}", hint=f"its inputs are {', '.join(sorted(inputs)) or 'none'}"
-                )
-
     def _finish(self) -> None:
         """Give the values their names, and the graph its outputs: the blobs that no layer reads, sorted as in Caffe."""
         graph = self.result.graph
         for value in graph.inputs:
-            _settle_channels(value)
+            settle_channels(value)
         inputs = set(graph.inputs)
         for name, versions in self.versions.items():
             keeper = versions[0] if versions[0] in inputs else versions[-1]
@@ -304,20 +292,6 @@ class _Lowering:
 def _reads(item: LoweredLayer, value: Value) -> bool:
     """Whether the layer reads the content of `value`, and not its shape alone."""
     return any(value in node.inputs and reads_content(node, value) for node in item.nodes)
-
-
-def _settle_channels(value: Value) -> None:
-    """Give an input whose shape or channels the file leaves open what the weights that read it say of them."""
-    for node in value.readers:
-        weight = node.constant(1)
-        if weight is None or node.op not in ("Conv", "ConvTranspose", "BatchNormalization"):
-            continue
-        groups = int(node.attribute("group", 1)) if node.op == "Conv" else 1
-        channels = weight.shape[1 if node.op == "Conv" else 0] * groups
-        if value.shape is None:  # an image, where the weights do not say
-            value.shape = (None, channels, *(None,) * (len(weight.shape) - 2 or 2))
-        elif value.shape[1:2] == (None,):
-            value.shape = (value.shape[0], channels, *value.shape[2:])
 
 
 def _separate(builder: Builder, tops: list[Value]) -> list[Value]:
