@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from .net import Layer
 
 FLOAT, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 Operand = Value | Array | float | Sequence[int] | None
+_NUMBERS = {name: field.number for name, field in pb.LayerParameter.DESCRIPTOR.fields_by_name.items()}
+FIRST_OF_FORKS = 200
+"""The least number of a LayerParameter's field that BVLC's Caffe does not have."""
 MOST = (1 << 31) - 1
 """Elements in a blob, which Caffe counts in an int."""
 _REMOVABLE = frozenset(
@@ -31,6 +34,22 @@ _REMOVABLE = frozenset(
 
 class Unknown(Exception):  # noqa: N818  it is no fault
     """The layer cannot be described without something that is not known here; the text says what."""
+
+
+class _Reading:
+    """The parameters of a layer, and the names of those that its description has asked for."""
+
+    def __init__(self, param: pb.LayerParameter) -> None:
+        self._param = param
+        self.asked: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked.add(name)
+        return getattr(self._param, name)
+
+    def HasField(self, name: str) -> bool:  # noqa: N802  as protobuf has it
+        self.asked.add(name)
+        return bool(self._param.HasField(name))
 
 
 class Builder:
@@ -64,12 +83,26 @@ class Builder:
         self.fold_quantized = fold_quantized
         self.notices = notices if notices is not None else []
         self.nodes: list[Node] = []
+        self._reading = _Reading(layer.param)
         self._names = names
         self._constants = constants
 
     @property
     def param(self) -> pb.LayerParameter:
-        return self.layer.param
+        return cast(pb.LayerParameter, self._reading)
+
+    def check_read(self) -> None:
+        """Raises Unknown for a message of the layer that its description has not read, where that may matter.
+
+        A layer of BVLC's reads its own message only, whatever others it has. Of forks that is not known: neither of
+        their types nor of their messages.
+        """
+        asked = self._reading.asked
+        given = {field.name for field, _ in self.layer.param.ListFields() if field.name.endswith("_param")}
+        fork = any(_NUMBERS.get(name, 0) >= FIRST_OF_FORKS for name in asked)
+        for name in sorted(given - asked - {"quantization_param"}):
+            if fork or _NUMBERS[name] >= FIRST_OF_FORKS:
+                raise Unknown(f"what `{name}` means to type {self.layer.type} is not known")
 
     @property
     def x(self) -> Value:

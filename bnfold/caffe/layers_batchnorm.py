@@ -91,10 +91,13 @@ def _doubt_factor(b: Builder, order: tuple[str, ...]) -> None:
 
 def cudnn_batch_norm(b: Builder) -> list[Value]:
     """Type CuDNNBatchNorm (SENet, GENet), which takes batch_norm_param, too."""
-    for name in ("relu", "disable_mean", "disable_variance", "add_eps_before_sqrt"):
-        if b.param.batch_norm_param.HasField(name):
-            raise Unknown(f"what `{name}` means to type {b.layer.type} is not known")
-    p = b.param.cudnn_batch_norm_param if b.param.HasField("cudnn_batch_norm_param") else b.param.batch_norm_param
+    if b.param.HasField("cudnn_batch_norm_param"):
+        p = b.param.cudnn_batch_norm_param
+    else:
+        p = b.param.batch_norm_param
+        for name in ("relu", "disable_mean", "disable_variance", "add_eps_before_sqrt"):
+            if p.HasField(name):
+                raise Unknown(f"what `{name}` means to type {b.layer.type} is not known")
     return _normalize(b, Recipe(_order(b, [PLAIN]), max(p.eps, CUDNN_MIN_EPS), _of_the_batch(p)))
 
 

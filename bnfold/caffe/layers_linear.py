@@ -57,7 +57,7 @@ def window(b: Builder, rank: int) -> Window:
         raise b.fail("the layer has a dilation under two names")
     dilation = [getattr(p, name) for name in names] or p.dilation
     pad = values("pad", "pad_h", "pad_w", p.pad, 0)
-    begin, end = sides(b, p, pad) if rank == 2 else (pad, pad)
+    begin, end = sides(b, p, pad)
     found = Window(
         values("kernel_size", "kernel_h", "kernel_w", p.kernel_size, None),
         values("stride", "stride_h", "stride_w", p.stride, 1),
@@ -78,6 +78,8 @@ def sides(b: Builder, p: Any, pad: Sequence[int]) -> tuple[list[int], list[int]]
     begin, end = [p.pad_t, p.pad_l], [p.pad_b, p.pad_r]
     if not any(begin + end):
         return list(pad), list(pad)
+    if len(pad) != 2:
+        raise b.fail("pad_l, pad_r, pad_t and pad_b go with two spatial axes")
     if any(pad):
         raise b.fail("the layer has a pad, and pad_l, pad_r, pad_t or pad_b; they exclude each other")
     return begin, end

@@ -160,6 +160,8 @@ class _Lowering:
         try:
             row.check(builder)
             tops = _separate(builder, row.describe(builder))
+            if not row.own:
+                builder.check_read()
             if not clobbered:
                 return LoweredLayer(layer, builder.bottoms, tops, builder.nodes)
             reason, shapes = clobbered, [value.shape for value in tops]

@@ -6,6 +6,7 @@ of AM-softmax (normalize), Fast R-CNN's (scale_train), NVIDIA's (fillers of Batc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bnfold.errors import InputError, StrictError
 from .build import Array, batch_norm, bn, check, conv, data, fold, he, layer, noise, run, save, scale, scaled
 
 SIZE = (2, 4, 7, 8)
+STATISTICS = [noise("gamma", 4), noise("beta", 4), noise("mean", 4), noise("variance", 4) ** 2]
 
 
 def convolved(
@@ -119,11 +121,40 @@ def test_folds_into_and_past_the_words(tmp_path: Path) -> None:
         (CONV.replace("%", "hole: 2 filter_stride: 2"), "a dilation under two names"),
         (CONV.replace("%", "hole: 2 hole_h: 2 hole_w: 2"), "go with two spatial axes and without"),
         (POOL.replace("%", "AVE pad_l: 1"), "they exclude each other"),
+        (CONV.replace("%", "axis: 2 pad_l: 1"), "pad_l, pad_r, pad_t and pad_b go with two spatial axes"),
     ],
 )
 def test_words_that_contradict_each_other(text: str, what: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=what):
         lower(load(*save(tmp_path, data(*SIZE) + text, {"l": [he(3, 4, 3, 3)]})))
+
+
+@pytest.mark.parametrize(
+    ("kind", "param", "blobs", "known"),
+    [
+        ("BN", "batch_norm_param { eps: 0.1 }", STATISTICS, False),
+        ("SyncBN", "bn_param { eps: 0.1 }", STATISTICS, True),
+        ("BatchNorm", "bn_param { eps: 0.1 }", batch_norm(4), False),
+        ("BatchNorm", "pooling_param { pool: AVE } scale_param { axis: 2 }", batch_norm(4), True),
+        ("CuDNNBatchNorm", "batch_norm_param { eps: 0.1 }", STATISTICS, True),
+        ("CuDNNBatchNorm", "cudnn_batch_norm_param { eps: 0.1 } batch_norm_param { eps: 0.2 }", STATISTICS, False),
+        ("CuDNNBatchNorm", "batch_norm_param { relu: true }", STATISTICS, False),
+        ("ReLU6", "relu_param { negative_slope: 0.5 }", [], False),
+        ("ReLU", "relu6_param { negative_slope: 0.5 }", [], False),
+        ("ReLU", "prelu_param { channel_shared: true }", [], True),
+        ("ReLU", "quantization_param { bw: 8 }", [], True),
+    ],
+)
+def test_a_message_that_the_type_does_not_read(
+    kind: str, param: str, blobs: list[Array], known: bool, tmp_path: Path
+) -> None:
+    """BVLC's types read their own message alone, as its Caffe shows; what forks read beside theirs nobody knows."""
+    net = save(
+        tmp_path, data() + layer(kind, "l", "data", "y", param), {"l": blobs} if blobs else {"none": [np.ones(1)]}
+    )
+    opaque = list(lower(load(*net)).opaque.values())
+    assert (not opaque) == known
+    assert known or re.search(r"what \S+ means to type \w+ is not known", opaque[0].reason)
 
 
 # ------------------------------------------------------------------------------- weights that the layer changes itself
