@@ -54,27 +54,37 @@ def along(array: Array, x: Array, axis: int = 1) -> Array:
 def convolution(layer: Layer, weights: list[Array], x: Array) -> list[Array]:
     """Of stride 1, by taps."""
     p, w = layer.param.convolution_param, weights[0]
-    pad, groups = (p.pad[0] if p.pad else 0), p.group
-    data = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
-    height, width = (extent - k + 1 for extent, k in zip(data.shape[2:], w.shape[2:], strict=True))
+    groups, apart = p.group, p.dilation[0] if p.dilation else p.hole or p.filter_stride or 1
+    data = np.pad(x, [(0, 0), (0, 0), *sides(p, p.pad[0] if p.pad else 0)])
+    height, width = (extent - apart * (k - 1) for extent, k in zip(data.shape[2:], w.shape[2:], strict=True))
     y = np.zeros((x.shape[0], groups, w.shape[0] // groups, height, width))
     for i, j in np.ndindex(*w.shape[2:]):
-        patch = data[:, :, i : i + height, j : j + width].reshape(x.shape[0], groups, -1, height, width)
+        patch = data[:, :, i * apart : i * apart + height, j * apart : j * apart + width]
+        patch = patch.reshape(x.shape[0], groups, -1, height, width)
         y += np.einsum("ngihw,goi->ngohw", patch, w[:, :, i, j].reshape(groups, -1, w.shape[1]))
     y = y.reshape(x.shape[0], -1, height, width)
     return [y + along(weights[1], y) if p.bias_term else y]
 
 
+def sides(p: Any, pad: int) -> list[tuple[int, int]]:
+    """The padding before and behind height and width."""
+    return [(p.pad_t or pad, p.pad_b or pad), (p.pad_l or pad, p.pad_r or pad)]
+
+
 def inner_product(layer: Layer, weights: list[Array], x: Array) -> list[Array]:
-    y = x.reshape(x.shape[0], -1) @ weights[0].T
-    return [y + weights[1] if layer.param.inner_product_param.bias_term else y]
+    p, weight = layer.param.inner_product_param, weights[0]
+    if p.normalize:
+        weight = weight / np.linalg.norm(weight, axis=1, keepdims=True)
+    y = x.reshape(x.shape[0], -1) @ weight.T
+    return [y + weights[1] if p.bias_term else y]
 
 
 def batch_norm(layer: Layer, weights: list[Array], x: Array) -> list[Array]:
-    mean, variance, factor = weights
+    mean, variance, factor, *rest = weights
     scale = 0 if factor[0] == 0 else 1 / factor[0]
     eps = float(np.float32(layer.param.batch_norm_param.eps))
-    return [(x - along(mean * scale, x)) / np.sqrt(along(variance * scale, x) + eps)]
+    y = (x - along(mean * scale, x)) / np.sqrt(along(variance * scale, x) + eps)
+    return [y * along(rest[0], x) + along(rest[1], x) if rest else y]
 
 
 def scale(layer: Layer, weights: list[Array], x: Array) -> list[Array]:
@@ -89,10 +99,19 @@ def power(layer: Layer, _: list[Array], x: Array) -> list[Array]:
 
 
 def pooling(layer: Layer, _: list[Array], x: Array) -> list[Array]:
-    """Kernel 2, stride 1, no padding."""
-    parts = [x[:, :, i : x.shape[2] - 1 + i, j : x.shape[3] - 1 + j] for i, j in np.ndindex(2, 2)]
-    average = layer.param.pooling_param.pool == pb.PoolingParameter.AVE
-    return [np.mean(parts, axis=0) if average else np.max(parts, axis=0)]
+    """Kernel 2, stride 1; no window lies in the padding as a whole but in its corners."""
+    p = layer.param.pooling_param
+    around = [(0, 0), (0, 0), *sides(p, p.pad)]
+    lowest = float(np.finfo(np.float32).min) if p.pool == pb.PoolingParameter.MAX else 0.0
+
+    def windows(array: Array, fill: float) -> list[Array]:
+        array = np.pad(array, around, constant_values=fill)
+        return [array[:, :, i : array.shape[2] - 1 + i, j : array.shape[3] - 1 + j] for i, j in np.ndindex(2, 2)]
+
+    if lowest:
+        return [np.max(windows(x, lowest), axis=0)]
+    counted = np.mean(windows(np.ones_like(x), 0.0), axis=0) if p.pool == pb.PoolingParameter.AVE_EXC_PAD else 1.0
+    return [np.mean(windows(x, 0.0), axis=0) / counted]
 
 
 def eltwise(layer: Layer, _: list[Array], *inputs: Array) -> list[Array]:
@@ -135,13 +154,16 @@ LAYERS: dict[str, Callable[..., Sequence[Array]]] = {
     "Bias": lambda layer, weights, x: [x + along(weights[0], x, layer.param.bias_param.axis)],
     "Concat": concat,
     "Convolution": convolution,
-    "Dropout": neuron(np.copy),
+    "Dropout": lambda layer, weights, x: [
+        x.copy() if layer.param.dropout_param.scale_train else x * (1 - layer.param.dropout_param.dropout_ratio)
+    ],
     "Eltwise": eltwise,
     "Flatten": flatten,
     "InnerProduct": inner_product,
+    "Mystery": neuron(lambda x: np.sin(3 * x)),
     "Pooling": pooling,
     "Power": power,
-    "ReLU": neuron(lambda x: np.maximum(x, 0)),
+    "ReLU": lambda layer, weights, x: [np.clip(x, 0, 6 if layer.param.relu_param.relu6 else None)],
     "Reshape": reshape,
     "Scale": scale,
     "Silence": lambda layer, weights, *inputs: [],

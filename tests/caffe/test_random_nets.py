@@ -58,44 +58,67 @@ class Maker:
 
 def convolution(m: Maker, x: str) -> None:
     n, c, h, w = m.shapes[x]
-    outs, pad, bias = m.rng.choice([2, 4]), m.rng.choice([0, 0, 1]), m.rng.random() < 0.5
+    outs, bias, (pad, sides) = m.rng.choice([2, 4]), m.rng.random() < 0.5, padding(m)
     kernel = m.rng.choice([1, 2]) if min(h, w) > 1 else 1
+    reach = m.rng.choice([1, 1, 2]) * (kernel - 1) if min(h, w) > 2 else kernel - 1
     group = m.rng.choice([1, 1, 2]) if c % 2 == 0 else 1
-    body = f"num_output: {outs} kernel_size: {kernel} pad: {pad} group: {group} bias_term: {str(bias).lower()}"
-    space = h + 2 * pad - kernel + 1, w + 2 * pad - kernel + 1
+    body = f"num_output: {outs} kernel_size: {kernel} {pad} group: {group} bias_term: {str(bias).lower()}"
+    body += f" {m.rng.choice(['hole', 'dilation', 'filter_stride'])}: {reach // max(kernel - 1, 1) or 1}"
+    space = h + sides[2] + sides[3] - reach, w + sides[0] + sides[1] - reach
     name = m.add("Convolution", [x], [(n, outs, *space)], f"convolution_param {{ {body} }}")
     m.weights[name] = [he(outs, c // group, kernel, kernel, seed=len(m.text)), *[he(outs, 2)[:, 0]] * bias]
 
 
+def padding(m: Maker) -> tuple[str, tuple[int, int, int, int]]:
+    """In BVLC's words, or by side: left, right, top, bottom."""
+    if m.rng.random() < 0.7:
+        pad = m.rng.choice([0, 0, 1])
+        return f"pad: {pad}", (pad, pad, pad, pad)
+    sides = (m.rng.randrange(2), m.rng.randrange(2), m.rng.randrange(2), m.rng.randrange(2))
+    return " ".join(f"pad_{side}: {pad}" for side, pad in zip("lrtb", sides, strict=True)), sides
+
+
 def inner_product(m: Maker, x: str) -> None:
     n, *rest = m.shapes[x]
-    name = m.add("InnerProduct", [x], [(n, 3)], "inner_product_param { num_output: 3 }")
-    m.weights[name] = [he(3, int(np.prod(rest)), seed=len(m.text)), he(3, 2)[:, 0]]
+    unit = m.rng.random() < 0.2
+    word = "normalize: true" if unit else ""
+    name = m.add("InnerProduct", [x], [(n, 3)], f"inner_product_param {{ num_output: 3 {word} }}")
+    m.weights[name] = [(1 + 4 * unit) * he(3, int(np.prod(rest)), seed=len(m.text)), he(3, 2)[:, 0]]
 
 
 def affine(m: Maker, x: str) -> None:
     shape = m.shapes[x]
     kind = m.rng.choice(["BatchNorm", "BatchNorm", "Scale", "Scale", "Bias", "Power"])
+    five = m.rng.choice(["", "", "scale_filler { }", "filler { }"])  # NVIDIA's, and Intel's
+    five = five if shape[1] > 1 else ""  # five blobs of one element each have no order
     bias = m.rng.random() < 0.7
     bodies = {
+        "BatchNorm": f"batch_norm_param {{ {five} }}",
         "Scale": f"scale_param {{ bias_term: {str(bias).lower()} }}",
         "Power": f"power_param {{ scale: {m.rng.choice([-1.5, 0.5, 1])} shift: {m.rng.choice([0, 0.25])} }}",
     }
     name = m.add(kind, [x], [shape], bodies.get(kind, ""), place=True)
     gamma, beta = scale(shape[1], len(m.text))
-    made = {"BatchNorm": batch_norm(shape[1], len(m.text)), "Scale": [gamma, beta][: 1 + bias], "Bias": [beta]}
+    moments = batch_norm(shape[1], len(m.text), factor=1 if "scale" in five else 999.98)
+    made = {"BatchNorm": [*moments, *[gamma, beta] * bool(five)], "Scale": [gamma, beta][: 1 + bias], "Bias": [beta]}
     m.weights |= {name: made[kind]} if kind in made else {}
 
 
 def neuron(m: Maker, x: str) -> None:
-    m.add(m.rng.choice(["ReLU", "ReLU", "TanH", "Dropout"]), [x], [m.shapes[x]], place=True)
+    bodies = {
+        "ReLU": m.rng.choice(["", "", "relu_param { relu6: true }"]),
+        "Dropout": m.rng.choice(["", "dropout_param { scale_train: false dropout_ratio: 0.25 }"]),
+    }
+    kind = m.rng.choice(["ReLU", "ReLU", "TanH", "Dropout", "Mystery"])
+    m.add(kind, [x], [m.shapes[x]], bodies.get(kind, ""), place=True)
 
 
 def pooling(m: Maker, x: str) -> None:
     n, c, h, w = m.shapes[x]
+    pad, (left, right, top, bottom) = padding(m)
     if h > 1 and w > 1:
-        how = f"pooling_param {{ pool: {m.rng.choice(['MAX', 'AVE'])} kernel_size: 2 stride: 1 }}"
-        m.add("Pooling", [x], [(n, c, h - 1, w - 1)], how)
+        how = f"pooling_param {{ pool: {m.rng.choice(['MAX', 'AVE', 'AVE_EXC_PAD'])} kernel_size: 2 stride: 1 {pad} }}"
+        m.add("Pooling", [x], [(n, c, h + top + bottom - 1, w + left + right - 1)], how)
 
 
 def split(m: Maker, x: str) -> None:
