@@ -189,7 +189,7 @@ def _layer(entry: Entry, version: int) -> Layer:
     return Layer(name, kind, bottoms, tops, param, block, (entry.source, entry.start), unread)
 
 
-_PRESENCE = ("include.", "exclude.", "phase")
+_PRESENCE = ("include.", "exclude.")
 
 
 def _name(block: Message) -> str:

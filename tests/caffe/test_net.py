@@ -96,6 +96,13 @@ def test_wrong_values_name_the_place_and_the_layer(net: Load, body: str, what: s
     assert caught.value.where.endswith(f"net.prototxt:1:{text.rindex(at) + 1}, layer c1")
 
 
+def test_a_phase_of_its_own_that_nobody_knows_makes_a_layer_opaque(net: Load) -> None:
+    layer = net('layer { name: "b" type: "BatchNorm" phase: DEPLOY }').layers[0]
+    assert [item.what for item in layer.unread] == [
+        "bnfold does not know the value DEPLOY of `phase`; it can be TRAIN, TEST"
+    ]
+
+
 @pytest.mark.parametrize("value", ["MEAN", '"MAX"', "7"])
 def test_a_wrong_value_of_an_enum_is_answered_with_the_right_ones(net: Load, value: str) -> None:
     (unread,) = net(f'layer {{ name: "p" type: "Pooling" pooling_param {{ pool: {value} }} }}').layers[0].unread
