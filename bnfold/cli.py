@@ -65,7 +65,7 @@ def _fold(words: Sequence[str]) -> None:
     parser.add_argument("-o", "--out", metavar="OUT", help="the result: folded.onnx; folded for Caffe")
     parser.add_argument("--in-place", action="store_true", help="let the result replace the model, also without -o")
     _add_reading(parser)
-    parser.add_argument("--strict", action="store_true", help="fail if a BatchNorm is kept")
+    parser.add_argument("--strict", action="store_true", help="fail if a BatchNorm is kept, or may be read in two ways")
     parser.add_argument("--no-verify", action="store_true", help="write the result without running it")
     parser.add_argument("--onnx", action="store_true", help="write the folded Caffe net as OUT.onnx too")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - is standard output")
