@@ -16,7 +16,7 @@ from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
 from .carry import Refused, consistent, refuse, same, shape_of
 from .graph import Node, Value
 from .operators import RULES, Rule
-from .precision import bias_fits, exactly_fits, keeps_digits, largest, tiny
+from .precision import MOST_DEVIATIONS, bias_fits, deviations, exactly_fits, keeps_digits, largest, tiny, widened
 from .quantised import check_multiplier
 from .records import Chain, Refusal
 from .roles import Linear
@@ -31,9 +31,10 @@ REACH = 100
 
 @dataclass(eq=False)
 class Asking:
-    """One attempt to move an affine. `merging` lets chains that stay take it, else only linear operators may."""
+    """One attempt to move that of a chain. `merging` lets chains that stay take it, else only linear operators may."""
 
     view: View
+    chain: Chain
     merging: bool = False
     taken: dict[Node, Absorbed] = field(default_factory=dict)
     chains: dict[Chain, Affine] = field(default_factory=dict)
@@ -194,7 +195,8 @@ class Asking:
     def check(self, node: Node, linear: Linear, taken: Absorbed) -> None:
         """Refuse where the folded weights or bias are not finite in the dtype in which they are stored, or lose digits.
 
-        What loses digits: all weights become smaller than the smallest normal number; of float16 see `keeps_digits`.
+        What loses digits: all weights become smaller than the smallest normal number; of float16 see `keeps_digits` and
+        `deviations`.
         """
         tensor = linear.weight
         limit = float(largest(tensor))
@@ -207,6 +209,11 @@ class Asking:
         if lost or (tensor.dtype.name == "float16" and not keeps_digits(linear, taken)):
             what = f"the folded weights of {node.label} lose their precision in {tensor.dtype}"
             raise refuse("underflow", what, node, "fold the model in a wider type first")
+        if widened(node, linear) and deviations(self.chain) > MOST_DEVIATIONS:
+            what = f"a mean of more than {MOST_DEVIATIONS} deviations would cancel with the rounding of {tensor.dtype}"
+            raise refuse(
+                "cancellation", f"{what} in the weights of {node.label}", node, "fold the model in a wider type first"
+            )
         if linear.bias_slot is None:
             return
         fan_in = linear.layout.channels(tensor.shape)[1] // linear.layout.groups * int(np.prod(tensor.shape[2:]))

@@ -207,7 +207,9 @@ def _report(result: Result, json_file: str | None, *, quiet: bool, verbose: bool
     if json_file is not None:
         import json
 
-        text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+        from .names import told
+
+        text = json.dumps(told(data), indent=2, allow_nan=False) + "\n"
         if json_file == "-":
             print(text, end="")
             return

@@ -5,9 +5,12 @@ ONNX wants UTF-8, takes an empty name for an input that is not there, and runtim
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from .wire import encoded
+
+_ESCAPED = re.compile("%[0-9a-f]{2}")
 
 
 class Names:
@@ -38,6 +41,20 @@ def readable(names: Iterable[str]) -> dict[str, str]:
         name: name if name and all(map(_writable, name)) else unique.unique(_each(name, "x") or "unnamed")
         for name in found
     }
+
+
+def told(value: object) -> object:
+    """Plain data in which no string has lone surrogates, which programs read as one and the same character.
+
+    Bytes that are not UTF-8 become %HH, and so does % in a string that could be taken for one of these.
+    """
+    if isinstance(value, dict):
+        return {key: told(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [told(item) for item in value]
+    if isinstance(value, str) and (_ESCAPED.search(value) or not all(map(_writable, value))):
+        return spelled(value)
+    return value
 
 
 def spelled(name: str) -> str:

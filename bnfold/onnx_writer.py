@@ -16,7 +16,7 @@ import numpy as np
 
 from . import wire
 from .graph import Graph, Node, Tensor, Value
-from .names import readable
+from .names import Names, readable
 
 LIMIT = 2**31 - 1
 """Protobuf's longest message, in bytes."""
@@ -56,7 +56,7 @@ def write(graph: Graph, header: Header, spell: Callable[[str], str] | None = Non
     for number, value in ((2, header.producer), (3, header.producer_version), (6, header.doc)):
         if value:
             model.add(wire.string(number, value))
-    names = _Names(spell or readable(_all_names(graph)).__getitem__, header.half)
+    names = _Names(graph, spell, header.half)
     model.add_message(7, _graph(graph, header.batch, names))
     for domain, version in sorted(_domains(graph, header.opset).items()):
         model.add(wire.delimited(8, (wire.string(1, domain) if domain else b"") + wire.integer(2, version)))
@@ -91,8 +91,10 @@ def _domains(graph: Graph, opset: int) -> dict[str, int]:
 class _Names:
     """Initializers, one for each stored tensor, shape and dtype, however many values show it; and unique node names."""
 
-    def __init__(self, spell: Callable[[str], str], half: bool) -> None:
-        self.spell, self.half = spell, half
+    def __init__(self, graph: Graph, spell: Callable[[str], str] | None, half: bool) -> None:
+        taken = readable(_all_names(graph))
+        self.spell, self.half = spell or taken.__getitem__, half
+        self._made = Names(map(self.spell, taken)) if half else Names()
         self._first: dict[Any, str] = {}
         self._nodes: set[str] = set()
         self.found: list[Value] = []
@@ -106,6 +108,10 @@ class _Names:
             count += 1
         self._nodes.add(name)
         return name
+
+    def half_of(self, name: str) -> str:
+        """A name for the float16 tensor of a constant."""
+        return self._made.unique(f"{name}/half")
 
     def name(self, value: Value) -> str:
         if value.tensor is None:
@@ -126,8 +132,9 @@ def _graph(graph: Graph, batch: str, names: _Names) -> wire.Rope:
     for value in names.found[before:]:
         name = names.name(value)
         if value.tensor is not None and names.half and _is_half(value):
-            constants.add_message(5, tensor(f"{name}/half", value.tensor, value.tensor.dtype))
-            casts.add_message(1, _cast(name))
+            half = names.half_of(name)
+            constants.add_message(5, tensor(half, value.tensor, value.tensor.dtype))
+            casts.add_message(1, _cast(half, name))
         elif value.tensor is not None:
             constants.add_message(5, tensor(name, value.tensor, value.dtype or value.tensor.dtype))
     body = wire.Rope()
@@ -146,10 +153,10 @@ def _is_half(value: Value) -> bool:
     return value.tensor is not None and value.tensor.dtype.name == "float16" and value.dtype == np.float32
 
 
-def _cast(name: str) -> wire.Rope:
+def _cast(half: str, name: str) -> wire.Rope:
     """The node that makes a constant of its float16 tensor."""
     to = wire.string(1, "to") + wire.integer(3, ELEMENT_TYPES["float32"]) + wire.integer(20, _INT)
-    head = wire.string(1, f"{name}/half") + wire.string(2, name) + wire.string(4, "Cast")
+    head = wire.string(1, half) + wire.string(2, name) + wire.string(4, "Cast")
     return wire.Rope(head + wire.delimited(5, to))
 
 

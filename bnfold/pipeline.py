@@ -60,7 +60,8 @@ class Result:
         for _, plan in self.plans:
             chains = (d.chain.nodes for d in plan.decisions if d.untouched)
             names += [node.name for nodes in chains for node in nodes if is_batch_norm(node.type)]
-        names += [layer.layer for layer in self.opaque if layer.normalises]
+        opaque = [layer for layer in self.opaque if layer.normalises and layer.layer not in names]
+        names += [f"{layer.layer} ({layer.type}, not understood)" for layer in opaque]
         return list(dict.fromkeys(names))
 
     @property

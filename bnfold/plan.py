@@ -168,7 +168,7 @@ def bridges(chain: Chain, view: View) -> bool:
 def whole(decision: Decision, view: View, way: str) -> bool:
     """Move the whole chain up, down or both ways. One that does nothing, and could not be dropped, cannot."""
     for route in routes(decision.chain.affine, way):
-        asking = Asking(view)
+        asking = Asking(view, decision.chain)
         try:
             send(asking, decision.chain, route)
         except Refused as answer:
@@ -183,7 +183,7 @@ def whole(decision: Decision, view: View, way: str) -> bool:
 def merge(decision: Decision, view: View, style: Style, way: str) -> bool:
     """Move the whole chain into others that stay, if these grow by less than it costs, and the file does not."""
     for route in routes(decision.chain.affine, way):
-        asking = Asking(view, merging=True)
+        asking = Asking(view, decision.chain, merging=True)
         try:
             send(asking, decision.chain, route)
         except Refused:
@@ -257,7 +257,7 @@ def in_part(decision: Decision, view: View, style: Style) -> bool:
         residue = rounded(rest, chain)
         if not fits(residue, chain) or style.price(residue) >= cost(chain, view, style):
             continue
-        asking = Asking(view)
+        asking = Asking(view, chain)
         try:
             move(asking, chain, way, moving)
         except Refused:

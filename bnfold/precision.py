@@ -8,8 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from .affine import Absorbed, absorb_bias
-from .graph import Tensor
+from .graph import Node, Tensor
+from .records import Chain
 from .roles import Linear
+
+MOST_DEVIATIONS = 32
+"""Of a mean that float16 weights may take: its rounding is then off by 32 · 2⁻¹², a hundredth of a deviation."""
 
 
 def largest(tensor: Tensor) -> float:
@@ -51,6 +55,27 @@ def keeps_digits(linear: Linear, taken: Absorbed) -> bool:
         if ((after > 0) & (after < np.minimum(least, before))).any():
             return False
     return True
+
+
+def widened(node: Node, linear: Linear) -> bool:
+    """Whether weights that are stored as float16 are computed with in a wider type, which their rounding can spoil."""
+    return linear.weight.dtype.name == "float16" and node.outputs[0].dtype != linear.weight.dtype
+
+
+def deviations(chain: Chain) -> float:
+    """How many deviations the largest mean is that a BatchNormalization of the chain subtracts.
+
+    Before, the difference of two large numbers is taken with all digits; behind a fold it is one of rounded numbers,
+    W·a·x and β − a·μ, and so off by |μ|/σ times the rounding, of the output's deviation.
+    """
+    normal = [node for node in chain.nodes if node.op == "BatchNormalization"]
+    found = 0.0
+    for node in normal:
+        mean, variance = node.constant(3), node.constant(4)
+        if mean is not None and variance is not None:
+            root = np.sqrt(variance.float64() + float(node.attribute("epsilon", 1e-5)))
+            found = max(found, float(np.max(np.abs(mean.float64()) / root, initial=0)))
+    return found
 
 
 def bias_fits(linear: Linear, taken: Absorbed, limit: float) -> bool:

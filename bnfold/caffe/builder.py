@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..graph import Array, Graph, Node, Shape, Tensor, Value
 from ..names import Names
 from ..records import Notice
+from ..roles import AFFINE
 from ..shapes import infer
 from . import caffe_pb2 as pb
 from .net import Layer
@@ -56,8 +57,8 @@ class Builder:
     """Appends the nodes of one layer to a graph.
 
     `fixed` is set on the nodes that look like affines or linear operators: True where they are a part of a layer that
-    stays as a whole. `order` is the user's order of BatchNorm blobs, "" if none was given. `fold_quantized`: the user
-    wants folds into layers with stored quantisation scales. What the user has to know goes to `notices`.
+    stays as a whole. `order` is the user's order of BatchNorm blobs, "" if none was given. What the user has to know
+    goes to `notices`.
     """
 
     def __init__(
@@ -71,7 +72,6 @@ class Builder:
         constants: dict[Hashable, Value],
         fixed: bool = True,
         order: str = "",
-        fold_quantized: bool = False,
         notices: list[Notice] | None = None,
     ) -> None:
         self.graph = graph
@@ -80,7 +80,6 @@ class Builder:
         self.opset = opset
         self.fixed = fixed
         self.order = order
-        self.fold_quantized = fold_quantized
         self.notices = notices if notices is not None else []
         self.nodes: list[Node] = []
         self._reading = _Reading(layer.param)
@@ -115,6 +114,19 @@ class Builder:
     def hold(self, code: str, sentence: str, hint: str = "") -> None:
         """Let the weights of this linear layer take no affine; `sentence` says why, behind the layer's name."""
         self.graph.held[self.layer] = (code, sentence, hint)
+
+    def keep_quantized(self, tops: Sequence[Value]) -> None:
+        """A layer with stored quantisation scales stays as it is, and so do its blobs, which they were measured for."""
+        what = "has stored quantisation scales (quantization_param), measured for what it is"
+        hint = "--fold-quantized folds all the same; the scales are then to be measured anew"
+        self.hold("quantised", what, hint)
+        for value in (*self.bottoms, *tops):
+            value.public = value.public or f"a blob of layer {self.layer.name!r}, which {what}"
+            value.note = value.note or ("quantised", hint)
+        if any(node.op in AFFINE and not node.fixed for node in self.nodes):
+            self.graph.notes[self.layer] = ("quantised", f"{self.layer.type} {self.layer.name!r} {what}")
+        for node in self.nodes:
+            node.fixed = node.fixed or node.op in AFFINE
 
     def notice(self, code: str, sentence: str, hint: str = "", *, strict: bool = False) -> None:
         self.notices.append(Notice(code, sentence, self.layer.where, hint, strict))
@@ -234,8 +246,8 @@ class Builder:
                 f"blob {index} {name} and has shape {wanted}, where that of layer {owner.name!r} has shape {first}",
                 "they have not as many elements" if counts else "`share_mode: PERMISSIVE` in the `param` allows that",
             )
-        blob, foreign = layer.blobs[index], layer.weight_index is None and index in layer.owners
-        if foreign and not blob.fits(wanted) and (permissive or owner is layer) and blob.count == math.prod(wanted):
+        blob, may = layer.blobs[index], index in layer.foreign and (permissive or owner is layer)
+        if may and not blob.fits(wanted) and blob.count == math.prod(wanted):
             layer.blobs[index] = blob.in_shape(wanted)
 
     def derived(

@@ -260,14 +260,18 @@ class ArgMaxParameter(_message.Message):
     def __init__(self, out_max_val: bool = ..., top_k: _Optional[int] = ..., axis: _Optional[int] = ...) -> None: ...
 
 class BatchNormParameter(_message.Message):
-    __slots__ = ("use_global_stats", "eps", "scale_filler", "bias_filler", "scale_bias", "relu", "filler", "disable_mean", "disable_variance", "add_eps_before_sqrt")
+    __slots__ = ("use_global_stats", "eps", "scale_filler", "bias_filler", "scale_bias", "relu", "use_weight_bias", "bias_term", "filler", "stats_batch_size", "frozen", "disable_mean", "disable_variance", "add_eps_before_sqrt")
     USE_GLOBAL_STATS_FIELD_NUMBER: _ClassVar[int]
     EPS_FIELD_NUMBER: _ClassVar[int]
     SCALE_FILLER_FIELD_NUMBER: _ClassVar[int]
     BIAS_FILLER_FIELD_NUMBER: _ClassVar[int]
     SCALE_BIAS_FIELD_NUMBER: _ClassVar[int]
     RELU_FIELD_NUMBER: _ClassVar[int]
+    USE_WEIGHT_BIAS_FIELD_NUMBER: _ClassVar[int]
+    BIAS_TERM_FIELD_NUMBER: _ClassVar[int]
     FILLER_FIELD_NUMBER: _ClassVar[int]
+    STATS_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     DISABLE_MEAN_FIELD_NUMBER: _ClassVar[int]
     DISABLE_VARIANCE_FIELD_NUMBER: _ClassVar[int]
     ADD_EPS_BEFORE_SQRT_FIELD_NUMBER: _ClassVar[int]
@@ -277,11 +281,15 @@ class BatchNormParameter(_message.Message):
     bias_filler: Unread
     scale_bias: bool
     relu: bool
+    use_weight_bias: bool
+    bias_term: bool
     filler: Unread
+    stats_batch_size: int
+    frozen: bool
     disable_mean: bool
     disable_variance: bool
     add_eps_before_sqrt: bool
-    def __init__(self, use_global_stats: bool = ..., eps: _Optional[float] = ..., scale_filler: _Optional[_Union[Unread, _Mapping]] = ..., bias_filler: _Optional[_Union[Unread, _Mapping]] = ..., scale_bias: bool = ..., relu: bool = ..., filler: _Optional[_Union[Unread, _Mapping]] = ..., disable_mean: bool = ..., disable_variance: bool = ..., add_eps_before_sqrt: bool = ...) -> None: ...
+    def __init__(self, use_global_stats: bool = ..., eps: _Optional[float] = ..., scale_filler: _Optional[_Union[Unread, _Mapping]] = ..., bias_filler: _Optional[_Union[Unread, _Mapping]] = ..., scale_bias: bool = ..., relu: bool = ..., use_weight_bias: bool = ..., bias_term: bool = ..., filler: _Optional[_Union[Unread, _Mapping]] = ..., stats_batch_size: _Optional[int] = ..., frozen: bool = ..., disable_mean: bool = ..., disable_variance: bool = ..., add_eps_before_sqrt: bool = ...) -> None: ...
 
 class BiasParameter(_message.Message):
     __slots__ = ("axis", "num_axes")
@@ -734,7 +742,7 @@ class WindowDataParameter(_message.Message):
     def __init__(self, crop_size: _Optional[int] = ...) -> None: ...
 
 class BNParameter(_message.Message):
-    __slots__ = ("eps", "bn_mode", "shift_filler", "var_eps", "moving_average", "decay")
+    __slots__ = ("eps", "frozen", "bn_mode", "shift_filler", "var_eps", "moving_average", "decay")
     class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         LEARN: _ClassVar[BNParameter.Mode]
@@ -742,18 +750,20 @@ class BNParameter(_message.Message):
     LEARN: BNParameter.Mode
     INFERENCE: BNParameter.Mode
     EPS_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     BN_MODE_FIELD_NUMBER: _ClassVar[int]
     SHIFT_FILLER_FIELD_NUMBER: _ClassVar[int]
     VAR_EPS_FIELD_NUMBER: _ClassVar[int]
     MOVING_AVERAGE_FIELD_NUMBER: _ClassVar[int]
     DECAY_FIELD_NUMBER: _ClassVar[int]
     eps: float
+    frozen: bool
     bn_mode: BNParameter.Mode
     shift_filler: Unread
     var_eps: float
     moving_average: bool
     decay: float
-    def __init__(self, eps: _Optional[float] = ..., bn_mode: _Optional[_Union[BNParameter.Mode, str]] = ..., shift_filler: _Optional[_Union[Unread, _Mapping]] = ..., var_eps: _Optional[float] = ..., moving_average: bool = ..., decay: _Optional[float] = ...) -> None: ...
+    def __init__(self, eps: _Optional[float] = ..., frozen: bool = ..., bn_mode: _Optional[_Union[BNParameter.Mode, str]] = ..., shift_filler: _Optional[_Union[Unread, _Mapping]] = ..., var_eps: _Optional[float] = ..., moving_average: bool = ..., decay: _Optional[float] = ...) -> None: ...
 
 class ContinuationIndicatorParameter(_message.Message):
     __slots__ = ("time_step", "batch_size")
@@ -764,12 +774,14 @@ class ContinuationIndicatorParameter(_message.Message):
     def __init__(self, time_step: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class CuDNNBatchNormParameter(_message.Message):
-    __slots__ = ("use_global_stats", "eps")
+    __slots__ = ("frozen", "use_global_stats", "eps")
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     USE_GLOBAL_STATS_FIELD_NUMBER: _ClassVar[int]
     EPS_FIELD_NUMBER: _ClassVar[int]
+    frozen: bool
     use_global_stats: bool
     eps: float
-    def __init__(self, use_global_stats: bool = ..., eps: _Optional[float] = ...) -> None: ...
+    def __init__(self, frozen: bool = ..., use_global_stats: bool = ..., eps: _Optional[float] = ...) -> None: ...
 
 class DetectionOutputParameter(_message.Message):
     __slots__ = ("num_classes", "share_location", "background_label_id", "nms_param", "code_type", "keep_top_k", "variance_encoded_in_target", "confidence_threshold")

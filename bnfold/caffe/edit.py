@@ -59,7 +59,7 @@ class NetEdit:
         chain = decision.chain
         layers = layers_of(chain)
         if decision.residue is not None:
-            stays = host(layers, decision.residue, chain.source, chain.target, self.net.version)
+            stays = host(chain, decision.residue, self.net.version)
             self.hosts[stays.layer] = stays
             layers.remove(stays.layer)
         self.removed.update(layers)
@@ -121,8 +121,9 @@ class NetEdit:
 
     def settle(self, texts: Edits, layer: Layer, block: Message, blobs: int) -> None:
         """Give a layer that gets a bias its bias_term, and one with blobs of its own no shared names."""
-        if blobs > len(layer.blobs) and (entry := bias_entry(block)):
-            texts.replace(entry, True)
+        for key in ("convolution_param", "inner_product_param", "layer"):
+            if blobs > len(layer.blobs) and (entry := bias_entry(block, key)):
+                texts.replace(entry, True)
         for spec, shared in zip(block.all("param"), layer.shared, strict=False):
             if shared and not all(self.agreements(layer, shared)):
                 if spec.block is None:  # V1, which knows the blobs by the order of the names
@@ -215,7 +216,7 @@ def rewrite(texts: Edits, stays: Host) -> None:
 
 
 def set_bias_term(texts: Edits, block: Message, key: str) -> None:
-    if entry := bias_entry(block):
+    if entry := bias_entry(block, key):
         texts.replace(entry, True)
     elif param := block.first(key):
         texts.insert(param.message(), "bias_term", True)
@@ -223,14 +224,11 @@ def set_bias_term(texts: Edits, block: Message, key: str) -> None:
         texts.insert(block, key, [("bias_term", True)])
 
 
-def bias_entry(block: Message) -> Entry | None:
-    """The `bias_term` of a layer (`biasterm` in V0), wherever in its parameters it stands."""
-    for entry in block.entries:
-        if entry.name in ("bias_term", "biasterm"):
-            return entry
-        if entry.block is not None and (found := bias_entry(entry.block)) is not None:
-            return found
-    return None
+def bias_entry(block: Message, key: str) -> Entry | None:
+    """The `bias_term` in the message `key` of a layer, `biasterm` in the `layer` of V0."""
+    param = block.first(key)
+    name = "biasterm" if key == "layer" else "bias_term"
+    return param.message().first(name) if param is not None else None
 
 
 # ------------------------------------------------------------------------------------------------------- folded weights

@@ -20,13 +20,13 @@ HARMLESS: dict[str, frozenset[str]] = {
         "ParamSpec": "lr_mult decay_mult",
         # The numbers of a random filler; that it is one makes the layer opaque where it is not for weights.
         "FillerParameter": "min max mean std sparse variance_norm",
-        "BatchNormParameter": "moving_average_fraction update_global_stats stats_batch_size frozen momentum engine "
-        "use_weight_bias bias_term use_alpha_beta",  # the last three: how many blobs there are, which the file tells
-        "BNParameter": "slope_filler bias_filler scale_filler momentum frozen engine",
+        "BatchNormParameter": "moving_average_fraction update_global_stats momentum engine "
+        "use_alpha_beta",  # how many blobs there are, which the file tells
+        "BNParameter": "slope_filler bias_filler scale_filler momentum engine",
         "BiasParameter": "filler",
         "ConvolutionParameter": "weight_filler bias_filler engine force_nd_im2col conv_algos_override "
         "cudnn_convolution_algo_seeker cudnn_math_override",
-        "CuDNNBatchNormParameter": "frozen momentum scale_filler bias_filler engine",
+        "CuDNNBatchNormParameter": "momentum scale_filler bias_filler engine",
         "DataParameter": "source scale mean_file batch_size mirror rand_skip backend force_encoded_color prefetch "
         "shuffle threads parser_threads cache",
         "DetectionOutputParameter": "save_output_param visualize visualize_threshold save_file",
@@ -56,14 +56,25 @@ HARMLESS: dict[str, frozenset[str]] = {
 
 
 def resembling(name: str, known: frozenset[str]) -> str:
-    """The field in `known` that `name` probably means: one or two letters away, or with an end more; "" if none."""
+    """The field in `known` that `name` probably means: one or two letters away, or with an end more; "" if none.
+
+    `pad_d` beside `pad_h`, or `dilation_h` beside `dilation`, is rather another fork's word.
+    """
     bare = {field.removesuffix("_param"): field for field in sorted(known)}
     stem = name.removesuffix("s").removesuffix("_param") if "_param" in name else name
+    if stem != _base(stem) and _base(stem) in map(_base, bare):
+        return ""
     near = min(bare, key=lambda field: _distance(stem, field), default="")
     if near and _distance(stem, near) <= min(2, len(near) // 2, len(stem) // 2):
         return bare[near]
-    longer = [field for field in bare if len(field) > 2 and stem.startswith(field)]
-    return bare[max(longer, key=len)] if longer and "_" not in stem.removeprefix(max(longer, key=len)) else ""
+    longer = [field for field in bare if len(field) > 2 and "_" not in field and stem.startswith(field)]
+    end = stem.removeprefix(max(longer, key=len)) if longer else "_"
+    return bare[max(longer, key=len)] if "_" not in end else ""
+
+
+def _base(name: str) -> str:
+    """The name without an axis or a side at its end."""
+    return name[:-2] if name[-2:-1] == "_" else name
 
 
 def _distance(a: str, b: str) -> int:

@@ -113,6 +113,10 @@ def _blobs(where: str, own: Mapping[int, Any], names: Sequence[str | None], owne
 
 def _blob(dataset: Any, where: str) -> NewBlob:
     """A dataset as a blob of float32, or of float64 where it is of that. Raises InputError where it is no weight."""
+    if dataset.is_virtual or dataset.external:
+        raise InputError(
+            "the numbers of the dataset lie in other files, which are not read", where=where, hint=_CONVERT
+        )
     if not _is_weight(dataset):
         what = f"has the type {dataset.dtype} and the shape {dataset.shape}"
         raise InputError(f"the dataset {what}, which no weight has", where=where, hint=_CONVERT)

@@ -8,15 +8,20 @@ from ..errors import InputError, UsageError
 from ..graph import Value
 from .net import CaffeNet, Layer
 
+_OPTIONS = {
+    "stage": "--stage", "not_stage": "--stage", "phase": "--phase", "min_level": "--level", "max_level": "--level"
+}  # fmt: skip
+
 
 def missing(net: CaffeNet, layer: Layer, name: str) -> InputError:
     """The error for a bottom that no layer before makes; where an inactive one does, it says so."""
     makers = [other for other in net.inactive if name in other.tops]
     hint = ""
     if makers:
-        rules = [*makers[0].param.include, *makers[0].param.exclude]
-        option = "--stage" if any(rule.stage or rule.not_stage for rule in rules) else "--phase"
-        hint = f"layer {makers[0].name!r} makes it, which its rules leave out; see {option}"
+        rules = [rule for maker in makers for rule in (*maker.param.include, *maker.param.exclude)]
+        fields = {field.name for rule in rules for field, _ in rule.ListFields()}
+        options = dict.fromkeys(option for name, option in _OPTIONS.items() if name in fields)
+        hint = f"layer {makers[0].name!r} makes it, which its rules leave out; see {' and '.join(options)}"
     return InputError(f"no layer before makes the bottom blob {name!r}", where=layer.where, hint=hint)
 
 
@@ -36,7 +41,7 @@ def settle_channels(value: Value) -> None:
             continue
         groups = int(node.attribute("group", 1)) if node.op == "Conv" else 1
         channels = weight.shape[1 if node.op == "Conv" else 0] * groups
-        if value.shape is None:  # an image, where the weights do not say
-            value.shape = (None, channels, *(None,) * (len(weight.shape) - 2 or 2))
+        if value.shape is None:  # of an image, where the weights do not say
+            value.shape = (None, channels, *(None,) * (2 if len(weight.shape) == 1 else len(weight.shape) - 2))
         elif value.shape[1:2] == (None,):
             value.shape = (value.shape[0], channels, *value.shape[2:])

@@ -39,7 +39,7 @@ def _fused(b: Builder) -> int:
     p, norm = b.param.scale_param, b.x.producer and b.x.producer.origin
     if not isinstance(norm, Layer) or norm.type != "BatchNorm" or (p.axis, p.num_axes) != (1, 1):
         return 0
-    if len(norm.blobs) < 4:
+    if len(norm.blobs) < 4 or not (_fills(b, "filler", 1.0) and _fills(b, "bias_filler", 0.0)):
         return 0
     b.notice(
         "fused-scale",
@@ -47,6 +47,17 @@ def _fused(b: Builder) -> int:
         "as in files of Intel's Caffe",
     )
     return math.prod(norm.blobs[0].shape)
+
+
+def _fills(b: Builder, name: str, value: float) -> bool:
+    """Whether the filler, which gives the numbers where the file has none, is absent or that constant."""
+    blocks = b.layer.block.messages("scale_param") if b.layer.block is not None else []
+    fillers = [filler for block in blocks for filler in block.messages(name)]
+    return all(
+        f.string("type", "constant") == "constant" and [e.real() for e in f.all("value")] in ([], [value])
+        and (value == 0 or f.all("value"))
+        for f in fillers
+    )  # fmt: skip
 
 
 def bias(b: Builder) -> list[Value]:

@@ -52,18 +52,18 @@ class Recipe:
 def batch_norm(b: Builder) -> list[Value]:
     """Type BatchNorm: 3 blobs (BVLC), with gamma and beta 4 or 5 (Intel, NVIDIA)."""
     p = b.param.batch_norm_param
-    order = _order(b, [BVLC, INTEL[:4], PLAIN, INTEL, NVIDIA15])
-    own = p.scale_bias or p.HasField("scale_filler") or (p.HasField("bias_filler") and not p.HasField("filler"))
-    nvidia = order[0] == "gamma" or (order == INTEL and own)
-    if nvidia and order == INTEL:
+    given = _given(b, len(b.layer.blobs))
+    order = given or _order(b, [BVLC, INTEL[:4], PLAIN, INTEL, NVIDIA15])
+    if not given and order == INTEL and _is_nvidias(p):
         order = NVIDIA17
-    if "factor" in order:
+    nvidia = order[0] == "gamma" or order[2:3] == ("unused",)
+    batch = _of_the_batch(b, p)
+    if "factor" in order and not given and not batch:
         _doubt_factor(b, order)
-    training = not p.HasField("use_global_stats") and b.param.phase == pb.TRAIN
     recipe = Recipe(
         order,
         max(p.eps, CUDNN_MIN_EPS) if nvidia else p.eps,
-        _of_the_batch(p) or ("the phase is TRAIN" if training else ""),
+        batch,
         relu=p.relu,
         eps_outside=not p.add_eps_before_sqrt,
         skip=frozenset(name for name in ("mean", "variance") if getattr(p, f"disable_{name}")),
@@ -71,8 +71,27 @@ def batch_norm(b: Builder) -> list[Value]:
     return _normalize(b, recipe)
 
 
-def _of_the_batch(p: pb.BatchNormParameter | pb.CuDNNBatchNormParameter) -> str:
-    return "use_global_stats is false" if p.HasField("use_global_stats") and not p.use_global_stats else ""
+def _is_nvidias(p: pb.BatchNormParameter) -> bool:
+    """Whether five blobs behind mean, variance and one element are NVIDIA's, which does not read that: by their words.
+
+    Raises Unknown for words of both NVIDIA and Intel, whose files have the same blobs.
+    """
+    intel = [name for name in ("filler", "use_weight_bias", "bias_term", "stats_batch_size") if p.HasField(name)]
+    nvidia = ["scale_bias"] * p.scale_bias + ["scale_filler"] * p.HasField("scale_filler")
+    if intel and nvidia:
+        raise Unknown(f"`{intel[0]}` is a word of Intel's Caffe and `{nvidia[0]}` of NVIDIA's, which read it otherwise")
+    return bool(nvidia) or (p.HasField("bias_filler") and not intel)
+
+
+def _of_the_batch(b: Builder, p: pb.BatchNormParameter | pb.CuDNNBatchNormParameter) -> str:
+    """Why the statistics are those of the batch, "" where they are stored."""
+    if p.HasField("use_global_stats"):
+        return "" if p.use_global_stats else "use_global_stats is false"
+    return _in_training(b, p.frozen and b.layer.type != "BatchNorm")
+
+
+def _in_training(b: Builder, frozen: bool) -> str:
+    return "the phase is TRAIN" if b.param.phase == pb.TRAIN and not frozen else ""
 
 
 def _doubt_factor(b: Builder, order: tuple[str, ...]) -> None:
@@ -98,7 +117,7 @@ def cudnn_batch_norm(b: Builder) -> list[Value]:
         for name in ("relu", "disable_mean", "disable_variance", "add_eps_before_sqrt"):
             if p.HasField(name):
                 raise Unknown(f"what `{name}` means to type {b.layer.type} is not known")
-    return _normalize(b, Recipe(_order(b, [PLAIN]), max(p.eps, CUDNN_MIN_EPS), _of_the_batch(p)))
+    return _normalize(b, Recipe(_order(b, [PLAIN]), max(p.eps, CUDNN_MIN_EPS), _of_the_batch(b, p)))
 
 
 def bn(b: Builder) -> list[Value]:
@@ -108,9 +127,11 @@ def bn(b: Builder) -> list[Value]:
     if "variance" not in order and "inverse-deviation" not in order:
         batch = "" if p.bn_mode == INFERENCE else "bn_mode is LEARN"
         return _normalize(b, Recipe(order, SEGNET_EPS if batch else 0.0, batch))
-    ducha_aiki = any(p.HasField(name) for name in ("var_eps", "moving_average", "decay", "shift_filler"))
-    batch = "" if p.moving_average else "moving_average is false"
-    return _normalize(b, Recipe(order, p.var_eps if ducha_aiki else p.eps, batch))
+    words = [name for name in ("var_eps", "moving_average", "decay", "shift_filler") if p.HasField(name)]
+    if words and p.HasField("eps"):
+        raise Unknown(f"`eps` and `{words[0]}` are words of two forks, which have different defaults")
+    batch = _in_training(b, p.frozen) if p.moving_average else "moving_average is false"
+    return _normalize(b, Recipe(order, p.var_eps if words else p.eps, batch))
 
 
 # ----------------------------------------------------------------------------------------------- the order of the blobs
@@ -153,6 +174,10 @@ def read_order(text: str) -> tuple[str, ...]:
             f"--bn-blobs has {(wrong or twice)[0]!r}" + (", which no blob is called" if wrong else " twice"),
             hint=f"give the blobs in their order with the words {', '.join(ROLES)}",
         )
+    stored = [word for word in order if word in ("variance", "inverse-deviation")]
+    if len(stored) != ("mean" in order) or ("factor" in order and not stored) or set(order) == {"unused"}:
+        hint = "a BatchNorm has mean and variance, with or without a factor, or gamma and beta alone"
+        raise UsageError(f"--bn-blobs {text} is no order of one", hint=hint)
     return order
 
 
@@ -193,6 +218,8 @@ def _normalize(b: Builder, recipe: Recipe) -> list[Value]:
         mean = made("mean", lambda: _mean(recipe, values, channels))
         variance = made("variance", lambda: _variance(recipe, values, channels))
         b.fixed = recipe.relu
+        if recipe.relu:
+            b.graph.notes[b.layer] = ("relu", "it ends in a ReLU of its own (`relu: true`), which would stay")
         folded = recipe.eps_outside or "inverse-deviation" in stored or "variance" in recipe.skip
         y = b.node("BatchNormalization", b.x, gamma, beta, mean, variance, epsilon=0.0 if folded else recipe.eps)
     return [b.node("Relu", y) if recipe.relu else y]

@@ -54,10 +54,10 @@ def window(b: Builder, rank: int) -> Window:
 
     names = [name for name in ("hole", "filter_stride") if p.HasField(name)]
     if len(names) + bool(p.dilation) > 1:
-        raise b.fail("the layer has a dilation under two names")
+        raise Unknown("its dilation is given under two names")
     dilation = [getattr(p, name) for name in names] or p.dilation
     pad = values("pad", "pad_h", "pad_w", p.pad, 0)
-    begin, end = sides(b, p, pad)
+    begin, end = sides(p, pad)
     found = Window(
         values("kernel_size", "kernel_h", "kernel_w", p.kernel_size, None),
         values("stride", "stride_h", "stride_w", p.stride, 1),
@@ -70,18 +70,18 @@ def window(b: Builder, rank: int) -> Window:
     return found
 
 
-def sides(b: Builder, p: Any, pad: Sequence[int]) -> tuple[list[int], list[int]]:
+def sides(p: Any, pad: Sequence[int]) -> tuple[list[int], list[int]]:
     """Padding before and behind height and width: `pad`, or pad_t, pad_l and pad_b, pad_r where any of them is not 0.
 
-    Source: Synopsys Caffe's convolution and pooling, which refuse both at once.
+    Source: Synopsys Caffe's convolution and pooling, which refuse both at once. Raises Unknown for both.
     """
     begin, end = [p.pad_t, p.pad_l], [p.pad_b, p.pad_r]
     if not any(begin + end):
         return list(pad), list(pad)
     if len(pad) != 2:
-        raise b.fail("pad_l, pad_r, pad_t and pad_b go with two spatial axes")
+        raise Unknown("pad_l, pad_r, pad_t and pad_b go with two spatial axes")
     if any(pad):
-        raise b.fail("the layer has a pad, and pad_l, pad_r, pad_t or pad_b; they exclude each other")
+        raise Unknown("it has a pad, and pad_l, pad_r, pad_t or pad_b, which exclude each other")
     return begin, end
 
 
@@ -105,7 +105,7 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     p = b.param.convolution_param
     b.want_blobs(1 + p.bias_term)
     b.positive(num_output=p.num_output, group=groups)
-    stored = b.want_axes(0, 3)
+    stored = b.want_axes(0, 3) if b.x.shape is None else ()
     b.same_shapes()
     if len(b.layer.tops) != len(b.bottoms):
         raise b.fail(f"the layer has {len(b.bottoms)} bottoms and {len(b.layer.tops)} tops")
@@ -116,7 +116,6 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     if rank < 1:
         raise b.fail(f"type {b.layer.type} along axis {axis} needs spatial axes, and {b.x.name} has shape {b.x.shape}")
     taps = window(b, rank)
-    hold_quantized(b)
     weight, bias = _parameters(b, axis, groups, taps, transposed)
     attributes = {**taps.attributes(), "group": groups}
     op = "ConvTranspose" if transposed else "Conv"
@@ -132,10 +131,10 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
 def _parameters(b: Builder, axis: int, groups: int, taps: Window, transposed: bool) -> tuple[Value, Value | None]:
     """Weight and bias; behind an unknown shape the stored weight says how many channels come in."""
     p = b.param.convolution_param
-    stored, outs = b.layer.blobs[0].shape, p.num_output
-    known = None if b.x.shape is None else b.x.shape[axis]
-    guess = stored[0] if transposed else stored[1] * groups
-    ins = guess if known is None else known
+    outs, ins = p.num_output, None if b.x.shape is None else b.x.shape[axis]
+    if ins is None:
+        stored = b.want_axes(0, 3)
+        ins = stored[0] if transposed else stored[1] * groups
     if not ins or ins % groups or outs % groups:
         raise b.fail(f"{ins} input and {outs} output channels do not divide into {groups} groups")
     first, second = (ins, outs) if transposed else (outs, ins)
@@ -171,7 +170,6 @@ def inner_product(b: Builder) -> list[Value]:
         stored = b.layer.blobs[0].shape
         features = (product(stored) or 0) // p.num_output
     shape = (features, p.num_output) if p.transpose else (p.num_output, features)
-    hold_quantized(b)
     weight = _unit_rows(b, shape) if p.normalize else b.blob(0, shape)
     bias = b.blob(1, (p.num_output,)) if p.bias_term else None
     flat = b.x if b.x.rank == 2 and axis == 1 else b.node("Flatten", b.x, axis=axis)
@@ -201,17 +199,6 @@ def _unit_rows(b: Builder, shape: tuple[int, int]) -> Value:
         return unit
 
     return b.derived(("unit rows", b.layer.blobs[0]), "unit", shape, np.dtype(np.float64), load)
-
-
-def hold_quantized(b: Builder) -> None:
-    """A layer with stored quantisation scales keeps its weights, which they were measured for, unless the user asks."""
-    if b.param.HasField("quantization_param") and not b.fold_quantized:
-        hint = "--fold-quantized folds all the same; the scales are then to be measured anew"
-        b.hold(
-            "quantised",
-            "has stored quantisation scales (quantization_param), measured for the weights as they are",
-            hint,
-        )
 
 
 def embed(b: Builder) -> list[Value]:

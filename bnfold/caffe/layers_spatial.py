@@ -57,7 +57,7 @@ def pooling(b: Builder) -> list[Value]:
 def _pool(b: Builder, p: pb.PoolingParameter) -> Pool | None:
     """The parameters; None stands for global pooling."""
     kernel, stride, pad = (_height_and_width(b, p, one, side) for one, side in _PAIRS)
-    begin, end = sides(b, p, pad)
+    begin, end = sides(p, pad)
     if p.global_pooling:
         if any(p.HasField(name) for name in ("kernel_size", "kernel_h", "kernel_w")):
             raise b.fail("global pooling takes no kernel size")

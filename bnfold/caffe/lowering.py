@@ -135,7 +135,7 @@ class _Lowering:
     def _layer(self, layer: Layer, row: Row | None, bottoms: list[Value]) -> LoweredLayer:
         builder = Builder(
             self.result.graph, layer, bottoms, opset=self.opset, names=self.names, constants=self.constants,
-            fixed=row is None or row.fixed, order=self.order, fold_quantized=self.fold_quantized,
+            fixed=row is None or row.fixed, order=self.order,
             notices=self.result.notices,
         )  # fmt: skip
         unread = "; ".join(item.what for item in layer.unread)
@@ -162,6 +162,8 @@ class _Lowering:
             tops = _separate(builder, row.describe(builder))
             if not row.own:
                 builder.check_read()
+            if layer.param.HasField("quantization_param") and not self.fold_quantized:
+                builder.keep_quantized(tops)
             if not clobbered:
                 return LoweredLayer(layer, builder.bottoms, tops, builder.nodes)
             reason, shapes = clobbered, [value.shape for value in tops]
@@ -228,6 +230,7 @@ class _Lowering:
             else:
                 self.memory.add(value)
             self.current[name] = value
+            value.name = name  # for messages, until all versions of a blob are known
             self.versions.setdefault(name, []).append(value)
 
     def _overwrite(self, layer: Layer, row: Row | None, old: Value, new: Value) -> None:
@@ -239,7 +242,7 @@ class _Lowering:
                 where=layer.where,
                 hint="Caffe refuses that; give the top a name of its own",
             )
-        if row is not None and not row.in_place(layer):
+        if row is not None and layer not in self.result.opaque and not row.in_place(layer):
             raise InputError(
                 f"type {layer.type} in place overwrites its bottom {layer.bottoms[0]!r} before it has read all of it, "
                 "so that Caffe computes by accident what comes out",

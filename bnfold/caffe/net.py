@@ -30,7 +30,7 @@ class Layer:
     net's `input` fields. `blobs` are the weights as Caffe's rules assign them: empty where the caffemodel has none,
     shorter than Caffe wants where it has too few. `weight_index` is the layer's own place in the caffemodel.
     `owners`: of each blob that it shares the first layer with it, and which blob of that it is. `wanted`: the shapes of
-    its blobs as its description asks for them.
+    its blobs as its description asks for them. `foreign`: the blobs that were stored with another layer, in its shape.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Layer:
     weight_index: int | None = None
     owners: dict[int, tuple[Layer, int]] = field(default_factory=dict, repr=False)
     wanted: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    foreign: frozenset[int] = frozenset()
 
     @property
     def at(self) -> str:
@@ -215,6 +216,8 @@ def _assign(layers: Sequence[Layer], weights: Caffemodel) -> None:
     owners: dict[str, tuple[Layer, int]] = {}
     for layer in layers:
         layer.blobs = _filled(layer, weights, slots)
+        if weights.hdf5 or layer.weight_index is None:
+            layer.foreign = frozenset(i for i, name in enumerate(layer.shared) if name)
         layer.owners = {i: owners.setdefault(name, (layer, i)) for i, name in enumerate(layer.shared) if name}
 
 

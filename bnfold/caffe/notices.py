@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..records import Notice, is_batch_norm
+from .caffemodel import StoredLayer
 from .net import CaffeNet
 
 _SHOWN = 5
+
+
+def _normalises(stored: StoredLayer) -> bool:
+    """Whether it is a BatchNorm or Scale, by its type; without one, by the shapes of mean, variance and factor."""
+    if stored.type:
+        return is_batch_norm(stored.type) or stored.type == "Scale"
+    counts = [blob.count for blob in stored.blobs] if len(stored.blobs) == 3 else [0]
+    return counts[-1] == 1 and counts[0] == counts[1] > 1
 
 
 def notices(net: CaffeNet) -> Iterator[Notice]:
@@ -17,7 +26,7 @@ def notices(net: CaffeNet) -> Iterator[Notice]:
     if net.weights is None:
         return
     known = {layer.name for layer in (*net.layers, *net.inactive)}
-    lost = [s.name for s in net.weights.layers if s.name not in known and (is_batch_norm(s.type) or s.type == "Scale")]
+    lost = [stored.name for stored in net.weights.layers if stored.name not in known and _normalises(stored)]
     if lost:
         names = ", ".join(lost[:_SHOWN]) + (f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else "")
         yield Notice(

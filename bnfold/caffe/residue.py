@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..affine import Affine
 from ..graph import Value
+from ..precision import MOST_DEVIATIONS, deviations
 from ..records import Chain
 from ..wire import varint
 from .blob import Blob, NewBlob, encode
@@ -22,7 +23,7 @@ from .prototxt_edit import Word
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Host:
-    """A layer that stays for a chain and is written as `affine`, from `source` to `target`.
+    """A layer that stays for a chain and is written as `affine`.
 
     `kind` is Scale, or Bias where nothing is multiplied, or Power where the chain was nothing else. The text format of
     2014 knows no Scale: a fork's BN of type INFERENCE is one there.
@@ -30,9 +31,16 @@ class Host:
 
     layer: Layer
     affine: Affine
-    source: Value
-    target: Value
+    chain: Chain
     kind: str
+
+    @property
+    def source(self) -> Value:
+        return self.chain.source
+
+    @property
+    def target(self) -> Value:
+        return self.chain.target
 
     @property
     def param(self) -> str:
@@ -84,7 +92,7 @@ class Host:
         """
         axis, count = self.span
         old = self.layer.blobs[0] if self.layer.blobs else None
-        dtype = np.dtype(np.float32) if old is None or not holds(old.dtype, self.affine) else old.dtype
+        dtype = np.dtype(np.float32) if old is None or not holds(old.dtype, self.affine, self.chain) else old.dtype
         raw = old is not None and old.raw
         a, b = self.affine.a, self.affine.b
         arrays = {"Power": [], "Bias": [b], "BN": [a, b], "Scale": [a, b] if self.affine.shifts else [a]}
@@ -93,14 +101,17 @@ class Host:
             yield NewBlob(self.shape, dtype, False, partial(spread, inner, self.shape, dtype), raw)
 
 
-def holds(dtype: np.dtype[Any], affine: Affine) -> bool:
+def holds(dtype: np.dtype[Any], affine: Affine, chain: Chain) -> bool:
     """Whether `affine` is as exact in `dtype` as its digits allow; asked of float16 only, all else holds all.
 
     No number may become infinite, and no multiplier but 0 smaller than the smallest normal number. A shift may: it is
     off by 2⁻²⁵ at the most then, which is 2⁻¹¹ of the smallest normal multiplier, and so what rounding that one costs.
+    Nor may a mean cancel with what rounding leaves of multiplier and shift.
     """
     if dtype.itemsize > 2:
         return True
+    if deviations(chain) > MOST_DEVIATIONS:
+        return False
     limits = np.finfo(dtype)
     a, b = np.abs(affine.a), np.abs(affine.b)
     return bool(max(a.max(initial=0), b.max(initial=0)) <= limits.max and (a[a > 0] >= limits.tiny).all())
@@ -110,13 +121,14 @@ def spread(array: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]
     return np.broadcast_to(array, shape).astype(dtype)
 
 
-def host(layers: Sequence[Layer], residue: Affine, source: Value, target: Value, version: int) -> Host:
+def host(chain: Chain, residue: Affine, version: int) -> Host:
     """The host among the layers of a chain: the last one that has the right type already, else the last one."""
+    layers = layers_of(chain)
     powers = all(layer.type == "Power" for layer in layers) and not residue.axes
     old = version < 2 and any(layer.type == "BN" for layer in layers)
     kind = "Power" if powers else "BN" if old else "Scale" if residue.scales else "Bias"
     layer = next((layer for layer in reversed(layers) if layer.type == kind), layers[-1])
-    return Host(layer, residue, source, target, kind)
+    return Host(layer, residue, chain, kind)
 
 
 def layers_of(chain: Chain) -> list[Layer]:
@@ -133,7 +145,7 @@ def growth(net: CaffeNet, changes: Mapping[Chain, Affine | None]) -> int:
     for chain, affine in changes.items():
         layers = layers_of(chain)
         if affine is not None:
-            stays = host(layers, affine, chain.source, chain.target, net.version)
+            stays = host(chain, affine, net.version)
             layers.remove(stays.layer)
             blobs = list(stays.blobs())
             size += sum(map(_size, blobs)) - sum(map(_size, stays.layer.blobs))

@@ -16,6 +16,7 @@ from ..wire import encoded
 from .fields import HARMLESS, resembling
 from .prototxt import Entry, Kind, Message
 
+_FIRST_OF_OURS = 1000  # of the numbers that the schema gives to what has none in BVLC's
 _PRESENCE = "Unread"  # the message of a block of which only the presence counts
 _INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
@@ -58,7 +59,7 @@ def fill(proto: Proto, block: Message, unread: list[Unread], *, skip: Collection
             raise entry.fail(f"`{name}` is given twice")
         seen.add(name)
         if field.message_type is None:
-            _set_or_report(proto, entry, unread, path)
+            set_or_report(proto, name, entry, unread, path)
             continue
         inner = getattr(proto, name)
         if repeated:
@@ -77,15 +78,15 @@ def unknown_field(proto: Proto, entry: Entry, path: str = "") -> Unread:
     return Unread(path + entry.name, entry, f"bnfold does not know the field `{path}{entry.name}`{told}")
 
 
-def _set_or_report(proto: Proto, entry: Entry, unread: list[Unread], path: str) -> None:
-    """Set a scalar field, or report the value of an enum that does not exist."""
-    field, _ = _fields(proto.DESCRIPTOR)[entry.name]
+def set_or_report(proto: Proto, name: str, entry: Entry, unread: list[Unread], path: str = "") -> None:
+    """Set the scalar field `name`, or report a value that its enum does not have. Raises InputError like `fill`."""
+    field, _ = _fields(proto.DESCRIPTOR)[name]
     if field.enum_type is not None and enumerated(field, entry) is None:
         names = ", ".join(field.enum_type.values_by_name)
         what = f"bnfold does not know the value {entry.text} of `{path}{entry.name}`; it can be {names}"
         unread.append(Unread(path + entry.name, entry, what))
     else:
-        set_field(proto, entry.name, entry)
+        set_field(proto, name, entry)
 
 
 def set_field(proto: Proto, name: str, entry: Entry) -> None:
@@ -140,7 +141,7 @@ def _value(field: FieldDescriptor, entry: Entry) -> Any:
 def enumerated(field: FieldDescriptor, entry: Entry) -> int | None:
     """The number of an enum's value, None where it has no such value."""
     numbers = field.enum_type.values_by_number
-    if entry.kind is Kind.NUMBER and entry.integer() in numbers:
+    if entry.kind is Kind.NUMBER and entry.integer() in numbers and entry.integer() < _FIRST_OF_OURS:
         return entry.integer()
     value = field.enum_type.values_by_name.get(entry.text) if entry.kind is Kind.WORD else None
     return None if value is None else int(value.number)

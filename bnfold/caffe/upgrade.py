@@ -10,7 +10,7 @@ from google.protobuf.message import Message as Proto
 from . import caffe_pb2 as pb
 from .fields import HARMLESS
 from .prototxt import Entry, Kind, Message
-from .typed import Unread, fill, set_field, unknown_field
+from .typed import Unread, fill, set_or_report, unknown_field
 
 _V1_ENUM = (  # today's name by the number in V1LayerParameter.LayerType
     "", "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss", "Flatten", "HDF5Data",
@@ -61,27 +61,31 @@ def fill_v1(param: pb.LayerParameter, block: Message, unread: list[Unread]) -> N
     """Fill the typed parameters from a V1 block, the V0 block inside it included."""
     v0 = block.first("layer")
     fill(param, block, unread, skip={"name", "type", "bottom", "top", "blobs", "layer", *_SPECS})
-    _fill_specs(param, block)
+    _fill_specs(param, block, unread)
     if v0 is not None:
-        _fill_specs(param, v0.message())
+        _fill_specs(param, v0.message(), unread)
         _fill_v0(param, v0.message(), unread)
 
 
-def _fill_specs(param: pb.LayerParameter, block: Message) -> None:
+def _fill_specs(param: pb.LayerParameter, block: Message, unread: list[Unread]) -> None:
     """The n-th `blobs_lr`, `weight_decay` and `param` name belong to the n-th ParamSpec."""
     for old, new in _SPECS.items():
         for index, entry in enumerate(block.all(old)):
             while len(param.param) <= index:
                 param.param.add()
             if new not in HARMLESS["ParamSpec"]:
-                set_field(param.param[index], new, entry)
+                set_or_report(param.param[index], new, entry, unread)
 
 
 def _fill_v0(param: pb.LayerParameter, block: Message, unread: list[Unread]) -> None:
     """A V0 block has all parameters side by side: those of its type, and of the transformation of images."""
     target = _V0_PARAMS.get(block.string("type"), "")
-    for entry in block.entries:
-        if entry.name not in ("name", "type", "blobs", *_SPECS):
+    once: set[str] = set()
+    for entry in (entry for entry in block.entries if entry.name not in ("blobs", *_SPECS)):
+        if entry.name in once and entry.kind is not Kind.MESSAGE:
+            raise entry.fail(f"`{entry.name}` is given twice")
+        once.add(entry.name)
+        if entry.name not in ("name", "type"):
             _set_v0(param, target, entry, unread)
 
 
@@ -93,6 +97,6 @@ def _set_v0(param: pb.LayerParameter, target: str, entry: Entry, unread: list[Un
     if name in HARMLESS.get(message.DESCRIPTOR.name, ()):
         return
     if message is not param and name in message.DESCRIPTOR.fields_by_name:
-        set_field(message, name, entry)
+        set_or_report(message, name, entry, unread)
     else:
         unread.append(unknown_field(message, entry))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bnfold.caffe.export import model
 from bnfold.caffe.lowering import lower
 from bnfold.caffe.net import load
 from bnfold.errors import InputError, StrictError
@@ -116,17 +117,17 @@ def test_folds_into_and_past_the_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (CONV.replace("%", "pad: 1 pad_l: 1"), "they exclude each other"),
-        (CONV.replace("%", "hole: 2 dilation: 2"), "a dilation under two names"),
-        (CONV.replace("%", "hole: 2 filter_stride: 2"), "a dilation under two names"),
+        (CONV.replace("%", "pad: 1 pad_l: 1"), "which exclude each other"),
+        (CONV.replace("%", "hole: 2 dilation: 2"), "its dilation is given under two names"),
+        (CONV.replace("%", "hole: 2 filter_stride: 2"), "its dilation is given under two names"),
         (CONV.replace("%", "hole: 2 hole_h: 2 hole_w: 2"), "go with two spatial axes and without"),
-        (POOL.replace("%", "AVE pad_l: 1"), "they exclude each other"),
+        (POOL.replace("%", "AVE pad_l: 1"), "which exclude each other"),
         (CONV.replace("%", "axis: 2 pad_l: 1"), "pad_l, pad_r, pad_t and pad_b go with two spatial axes"),
     ],
 )
 def test_words_that_contradict_each_other(text: str, what: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=what):
-        lower(load(*save(tmp_path, data(*SIZE) + text, {"l": [he(3, 4, 3, 3)]})))
+        model(*save(tmp_path, data(*SIZE) + text, {"l": [he(3, 4, 3, 3)]}))
 
 
 @pytest.mark.parametrize(
