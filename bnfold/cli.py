@@ -119,7 +119,10 @@ def _export(words: Sequence[str]) -> None:
     from .options import Options
 
     options = Options(bn_blobs=given.bn_blobs, **_state(given))
+    from . import report, terminal
+
     result = pipeline.export(given.prototxt, given.caffemodel, given.out, options, **how)
+    terminal.write_text(report.as_notices(report.as_data(result)), sys.stdout)
     for path, size in result.files.items():
         print(printable(f"{path}  {size:,} bytes"))
 

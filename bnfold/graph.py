@@ -120,7 +120,7 @@ class Graph:
 
     `notes` says of a normalisation that was lowered to something else than an affine why: a stable code and a
     sentence. The key is its node, or the origin of its nodes. `held` says of a linear operator, by its
-    origin, why its weights take no affine: code, sentence behind its name, hint.
+    origin, why its weights take no affine: code, and sentence behind its name.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -129,7 +129,7 @@ class Graph:
         self.outputs: list[Value] = []
         self.nodes: list[Node] = []
         self.notes: dict[Hashable, tuple[str, str]] = {}
-        self.held: dict[Hashable, tuple[str, str, str]] = {}
+        self.held: dict[Hashable, tuple[str, str]] = {}
 
     def add_input(self, value: Value) -> Value:
         self.inputs.append(value)

@@ -160,10 +160,10 @@ def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Opt
     sources, target = _paths([prototxt, caffemodel]), places.target(Path(out))
     places.check_apart([target], sources)
     with _no_collector(), Staging(target.parent) as staging:
-        _export(sources, staging.path(target), options, **how)
+        opaque, notices = _export(sources, staging.path(target), options, **how)
         size = staging.path(target).stat().st_size
         staging.commit()
-    return Result(sources, (), {}, files={target: size})
+    return Result(sources, (), {}, files={target: size}, opaque=tuple(opaque), notices=tuple(notices))
 
 
 # ---------------------------------------------------------------------------------------------------------- documents
@@ -298,13 +298,15 @@ def _equal(sources: Sequence[Path], others: Sequence[Path]) -> bool:
     return len(sources) == len(others) and all(filecmp.cmp(one, other, shallow=False) for one, other in pairs)
 
 
-def _export(sources: Sequence[Path], staged: Path, options: Options, **how: Any) -> None:
+def _export(
+    sources: Sequence[Path], staged: Path, options: Options, **how: Any
+) -> tuple[Sequence[Opaque], Sequence[Notice]]:
     from .caffe.export import export as write
 
     how |= {"phase": options.phase or "TEST", "stages": options.stages, "level": options.level or 0}
     how = {"bn_blobs": options.bn_blobs, "inputs": dict(options.inputs)} | how
     prototxt, caffemodel = _caffe_order(sources)
-    write(prototxt, caffemodel, staged, **how)
+    return write(prototxt, caffemodel, staged, **how)
 
 
 def _fold_in_memory(source: object, options: Options) -> onnx.ModelProto:

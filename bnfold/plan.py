@@ -81,7 +81,7 @@ def find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
 
     def role(node: Node) -> Linear | Refusal:
         if held := graph.held.get(node.origin):
-            return Refusal(held[0], f"{node.label} {held[1]}", node.name, held[2])
+            return Refusal(held[0], f"{node.label} {held[1]}", node.name)
         if count[node.origin] > 1:
             return Refusal("tops", f"{node.name!r} has several tops that share its weights", node.name)
         return linear(node)

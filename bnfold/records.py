@@ -28,6 +28,7 @@ HINTS = {
     "nonlinear": "with the normalisation next to a convolution it folds, which is another network",
     "output": "if nobody needs that value, take it out of the outputs",
     "padding": "with a convolution that does not pad it folds, which is another network",
+    "quantization-scales": "--fold-quantized folds all the same; the scales are then to be measured anew",
     "readers": "if the other readers are not needed, cut them off",
 }
 """What can be done, by the code of a refusal that brings no hint of its own."""

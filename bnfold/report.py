@@ -144,9 +144,7 @@ def as_tables(data: Data, *, verbose: bool = False) -> list[Table]:
 
 
 def _tables(data: Data, verbose: bool) -> Iterator[Table]:
-    if data["notices"]:
-        rows = [[n["where"], f"{n['sentence']} ({n['hint']})" if n["hint"] else n["sentence"]] for n in data["notices"]]
-        yield Table("To be known of the model", ("where", "what"), rows)
+    yield from _notices(data)
     folds = [fold for fold in data["folds"] if not fold["left"]]
     reduced = [fold for fold in data["folds"] if fold["left"]]
     kept = data["kept"]
@@ -161,10 +159,7 @@ def _tables(data: Data, verbose: bool) -> Iterator[Table]:
     if kept:
         rows = [[_names(k["layers"]), *why] for k in kept for why in _why(k)]
         yield Table(f"{len(kept)} kept", ("layers", "reason", "why"), rows)
-    if data["opaque"]:
-        rows = list((_opaque if verbose else _opaque_groups)(data["opaque"]))
-        columns = ("layers", "type", "why", "where") if verbose else ("layers", "type", "why")
-        yield Table(f"{len(data['opaque'])} not understood (opaque), folded around", columns, rows)
+    yield from _not_understood(data, verbose)
     if data["after"]:
         yield Table("Before and after", ("", "before", "after"), list(_differences(data["before"], data["after"])))
     if data["verification"]:
@@ -174,6 +169,24 @@ def _tables(data: Data, verbose: bool) -> Iterator[Table]:
         more = data["bytes"]["written"] - data["bytes"]["read"]
         rows += [[f"{more:,} bytes more than before: weights that were shared or computed, or new biases"]] * (more > 0)
         yield Table("Written", (), rows)
+
+
+def as_notices(data: Data) -> list[Table]:
+    """What people have to know of a model that was only exported."""
+    return [*_notices(data), *_not_understood(data, verbose=True)]
+
+
+def _notices(data: Data) -> Iterator[Table]:
+    if data["notices"]:
+        rows = [[n["where"], f"{n['sentence']} ({n['hint']})" if n["hint"] else n["sentence"]] for n in data["notices"]]
+        yield Table("To be known of the model", ("where", "what"), rows)
+
+
+def _not_understood(data: Data, verbose: bool) -> Iterator[Table]:
+    if data["opaque"]:
+        rows = list((_opaque if verbose else _opaque_groups)(data["opaque"]))
+        columns = ("layers", "type", "why", "where") if verbose else ("layers", "type", "why")
+        yield Table(f"{len(data['opaque'])} not understood (opaque), folded around", columns, rows)
 
 
 def _opaque(layers: Sequence[Data]) -> Iterator[list[str]]:

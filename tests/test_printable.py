@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import cli, pipeline
 from bnfold.errors import BnfoldError, InputError
+from bnfold.names import told
 from bnfold.printable import printable
 from bnfold.report import Table, as_data, as_tables
 from bnfold.terminal import write_text
@@ -130,14 +131,14 @@ def test_headings_and_columns() -> None:
         assert "FORGED" in plain
 
 
-def test_json_is_plain_ascii_and_holds_the_true_names(
+def test_json_is_plain_ascii_and_holds_the_names(
     sources: Sequence[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["plan", *map(str, sources), "--json"]) == 0
     out = capsys.readouterr().out
     assert_clean(out)
     assert out.isascii()
-    assert json.loads(out)["folds"][0]["into"][0]["name"] == "conv" + EVIL
+    assert json.loads(out)["folds"][0]["into"][0]["name"] == told("conv" + EVIL)
 
 
 def test_errors(sources: Sequence[Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,3 +191,12 @@ def test_a_fault_of_bnfold_itself(
     err = capsys.readouterr().err
     assert_clean(err)
     assert f"RuntimeError: {SHOWN}" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "told_"),
+    [("a", "a"), ("50%", "50%"), ("\udcb2\udcbf", "%b2%bf"), ("\udcca", "%ca"), ("%ca", "%25ca"), ("卷积", "卷积")],
+    ids=["plain", "percent", "two", "one", "like one", "words"],
+)
+def test_json_has_valid_text_and_no_two_names_in_one(name: str, told_: str) -> None:
+    assert told({"x": [{"name": name}], "n": 1}) == {"x": [{"name": told_}], "n": 1}

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import bnfold.verify
 from bnfold.document import Runnable
 from bnfold.errors import VerificationError
-from bnfold.verify import Verification, Verifier
+from bnfold.verify import Compared, Verification, Verifier
 from bnfold.verify.child import answer
 from bnfold.verify.engine import Reference
 from bnfold.verify.judge import difference, judge
@@ -518,3 +518,16 @@ def test_a_perturbation_that_does_more_than_round_excuses_nothing(
     right, faulty = (squared_and_enlarged(net.folded(how)) for how in ({}, {0: beta_forgotten}))
     assert wrong(judged(original, faulty, ["large"], tmp_path)) == [-1, 0]
     assert not wrong(judged(original, right, ["large"], tmp_path))
+
+
+@pytest.mark.parametrize(("limit", "proven"), [(1e-3, True), (7.4, False)])
+def test_a_limit_that_lets_nearly_all_pass_proves_nothing(limit: float, proven: bool) -> None:
+    value = Compared("y", "", 1e-4, 1.0, limit)
+    assert (value.passed, value.proven) == (True, proven)
+    assert ("badly conditioned" in value.remark) == (not proven)
+    assert Verification(engine="onnxruntime", outputs=[value]).proven == proven
+
+
+def test_what_lies_beyond_what_could_be_run_is_not_proven() -> None:
+    value = Compared("y", "", 0.0, None, 1e-6)
+    assert not Verification(engine="onnxruntime", outputs=[value], uncovered=1).proven

@@ -81,6 +81,7 @@ class Builder:
         self.fixed = fixed
         self.order = order
         self.notices = notices if notices is not None else []
+        self.order_fits = False
         self.nodes: list[Node] = []
         self._reading = _Reading(layer.param)
         self._names = names
@@ -111,20 +112,19 @@ class Builder:
     def fail(self, what: str, hint: str = "") -> InputError:
         return InputError(what, where=self.layer.where, hint=hint)
 
-    def hold(self, code: str, sentence: str, hint: str = "") -> None:
+    def hold(self, code: str, sentence: str) -> None:
         """Let the weights of this linear layer take no affine; `sentence` says why, behind the layer's name."""
-        self.graph.held[self.layer] = (code, sentence, hint)
+        self.graph.held[self.layer] = (code, sentence)
 
     def keep_quantized(self, tops: Sequence[Value]) -> None:
         """A layer with stored quantisation scales stays as it is, and so do its blobs, which they were measured for."""
         what = "has stored quantisation scales (quantization_param), measured for what it is"
-        hint = "--fold-quantized folds all the same; the scales are then to be measured anew"
-        self.hold("quantised", what, hint)
+        self.hold("quantization-scales", what)
         for value in (*self.bottoms, *tops):
             value.public = value.public or f"a blob of layer {self.layer.name!r}, which {what}"
-            value.note = value.note or ("quantised", hint)
+            value.note = value.note or ("quantization-scales", "")
         if any(node.op in AFFINE and not node.fixed for node in self.nodes):
-            self.graph.notes[self.layer] = ("quantised", f"{self.layer.type} {self.layer.name!r} {what}")
+            self.graph.notes[self.layer] = ("quantization-scales", f"{self.layer.type} {self.layer.name!r} {what}")
         for node in self.nodes:
             node.fixed = node.fixed or node.op in AFFINE
 

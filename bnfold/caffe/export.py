@@ -11,27 +11,37 @@ from .. import __version__
 from ..errors import InputError, UsageError
 from ..onnx_writer import LIMIT, Header, write
 from ..printable import printable
+from ..records import Notice, Opaque
 from ..wire import Rope
 from .lowering import DEFAULT_OPSET, Lowered, lower
 from .net import CaffeNet, Phase, load
+from .notices import notices
 
+Told = tuple[Sequence[Opaque], Sequence[Notice]]
+"""The layers that are taken for inputs, and what else the user has to know."""
 _IR_VERSIONS = {13: 7, 14: 7, 15: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 """The IR version of the first release of ONNX that had an opset."""
 _KNOWN = range(4, 15)
 """Before IR version 4 initializers have to be inputs, too; 14 is the newest that was tried."""
 
 
-def export(prototxt: Path, caffemodel: Path | None, out: Path, **how: Any) -> None:
-    """Write a Caffe net to `out` as an ONNX model. `how`: what `model` takes.
+def export(prototxt: Path, caffemodel: Path | None, out: Path, **how: Any) -> Told:
+    """Write a Caffe net to `out` as an ONNX model, and tell what is to be known of it. `how`: what `model` takes.
 
     Raises InputError, and OSError when `out` cannot be written.
     """
-    rope = model(prototxt, caffemodel, **how)
+    rope, told = _model(prototxt, caffemodel, **how)
     with out.open("wb") as stream:
         rope.write(stream)
+    return told
 
 
-def model(
+def model(prototxt: Path, caffemodel: Path | None, **how: Any) -> Rope:
+    """The ONNX model of a Caffe net; its tensors are read when the Rope is written. `how`: what `_model` takes."""
+    return _model(prototxt, caffemodel, **how)[0]
+
+
+def _model(
     prototxt: Path,
     caffemodel: Path | None,
     *,
@@ -43,8 +53,8 @@ def model(
     stages: Sequence[str] = (),
     level: int = 0,
     bn_blobs: str | None = None,
-) -> Rope:
-    """The ONNX model of a Caffe net; its tensors are read when the Rope is written.
+) -> tuple[Rope, Told]:
+    """The ONNX model of a Caffe net, and what is to be known of it.
 
     `inputs` gives or replaces the shape of inputs by blob name. With `dynamic_batch` the first extent of all inputs is
     left open. `bn_blobs` says how to read BatchNorm blobs whose order the file leaves open.
@@ -73,7 +83,7 @@ def model(
         raise InputError(
             f"the model has {rope.size} bytes, and an ONNX file ends at {LIMIT}", where=str(caffemodel or prototxt)
         )
-    return rope
+    return rope, (lowered.sources, [*lowered.notices, *notices(net)])
 
 
 def _digest(path: Path) -> str:

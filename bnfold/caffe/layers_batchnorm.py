@@ -161,7 +161,8 @@ def _order(b: Builder, orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 def _given(b: Builder, count: int) -> tuple[str, ...] | None:
     """The user's order, where it has as many blobs as the layer."""
     order = read_order(b.order) if b.order else ()
-    return order if order and len(order) == count else None
+    b.order_fits = bool(order) and len(order) == count
+    return order if b.order_fits else None
 
 
 def read_order(text: str) -> tuple[str, ...]:

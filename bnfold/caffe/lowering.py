@@ -101,6 +101,7 @@ class _Lowering:
         self.cut: set[Value] = set()
         self.measured: set[Value] = set()
         self.memory = Memory()
+        self.order_fits = not order
 
     def run(self) -> Lowered:
         read_later = _read_later(self.net.layers)
@@ -122,6 +123,9 @@ class _Lowering:
                 self.measured.update(v for v in bottoms if not _reads(item, v))
             self.result.layers.append(item)
         check_given(self.shapes, self.result.graph.inputs)
+        if not self.order_fits:
+            what = f"--bn-blobs {self.order} fits no BatchNorm: none has as many blobs, or none is there"
+            self.result.notices.append(Notice("bn-blobs", what, self.net.text.source.name))
         self._finish()
         return self.result
 
@@ -160,6 +164,7 @@ class _Lowering:
         try:
             row.check(builder)
             tops = _separate(builder, row.describe(builder))
+            self.order_fits = self.order_fits or builder.order_fits
             if not row.own:
                 builder.check_read()
             if layer.param.HasField("quantization_param") and not self.fold_quantized:

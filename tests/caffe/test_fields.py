@@ -232,6 +232,9 @@ def test_any_other_field_makes_its_layer_opaque(path: str, fields: str, tmp_path
         ("k", "alpha beta", ""),
         ("top", "tops pad", "tops"),
         ("eps_scale", "eps", ""),
+        ("kernel_d", "kernel_h kernel_w", ""),
+        ("dilation_h", "dilation", ""),
+        ("pad_type", "pad_t pad_h", ""),
     ],
 )
 def test_what_resembles_a_known_field(word: str, known: str, meant: str) -> None:

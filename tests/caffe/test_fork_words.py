@@ -183,7 +183,7 @@ def test_quantised_layers_keep_their_weights_unless_asked(tmp_path: Path) -> Non
     files = save(tmp_path, net, {"c": [he(4, 4, 1, 1), he(4)], "b": batch_norm(4)})
     kept = check(files)
     (decision,) = kept.result.plans[0][1].decisions
-    assert (decision.reasons[0].code, "--fold-quantized" in decision.reasons[0].advice) == ("quantised", True)
+    assert (decision.reasons[0].code, "--fold-quantized" in decision.reasons[0].advice) == ("quantization-scales", True)
     assert kept.types == ["Input", "Convolution", "Scale"]
     np.testing.assert_array_equal(kept.blobs["c"][0], he(4, 4, 1, 1))
     assert check(files, fold_quantized=True).types == ["Input", "Convolution"]

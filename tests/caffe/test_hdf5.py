@@ -295,3 +295,31 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert [item.name for item in Caffemodel(tmp_path / "x").layers] == [text]
     plain = save(tmp_path, "", [wire.delimited(100, wire.delimited(1, name))])
     assert [item.name for item in Caffemodel(plain.caffemodel).layers] == [text]
+
+
+def test_a_sharer_by_count_has_a_shape_of_its_own(tmp_path: Path) -> None:
+    """The snapshot has the numbers with their first layer only."""
+    by_count = 'param { name: "w" share_mode: PERMISSIVE }'
+    text = data(2, 4, 1, 1) + conv("c", "data", "c", more="bias_term: false", body='param { name: "w" }') + layer(
+        "InnerProduct", "f", "c", "f", f"inner_product_param {{ num_output: 4 bias_term: false }} {by_count}"
+    )  # fmt: skip
+    folded = fold(snapshot(tmp_path, text + bn("b", "f", "y"), {"c": [he(4, 4, 1, 1)], "b": batch_norm(4)}))
+    assert folded.types == ["Input", "Convolution", "InnerProduct"]
+    assert [array.shape for _, (array, *_) in folded.stored] == [(4, 4, 1, 1), (4, 4)]
+
+
+@pytest.mark.parametrize("kind", ["virtual", "external"])
+def test_numbers_in_other_files_are_not_read(kind: str, tmp_path: Path) -> None:
+    snap = snapshot(tmp_path, TEXT, {"b": WEIGHTS["b"], "s": WEIGHTS["s"]})
+    (tmp_path / "other").write_bytes(np.zeros(36 * 4, np.float32).tobytes())
+    with h5py.File(snap.caffemodel, "a") as file:
+        group = file.create_group("data/c")
+        if kind == "virtual":
+            layout = h5py.VirtualLayout((4, 4, 3, 3), np.float32)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", (4, 4, 3, 3))
+            group.create_virtual_dataset("0", layout)
+        else:
+            group.create_dataset("0", (4, 4, 3, 3), np.float32, external=[(str(tmp_path / "other"), 0, 576)])
+        group.create_dataset("1", data=WEIGHTS["c"][1])
+    with pytest.raises(InputError, match="the numbers of the dataset lie in other files"):
+        fold(snap)

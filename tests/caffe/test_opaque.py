@@ -152,6 +152,8 @@ def test_layers_of_another_phase_are_not_lacking(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "option"), [('include { stage: "deploy" }', "--stage"), ("include { phase: TRAIN }", "--phase"),
+                         ("include { min_level: 3 }", "--level"),
+                         ('include { stage: "x" phase: TRAIN }', "--stage and --phase"),
                          ('exclude { not_stage: "x" }', "--stage")],
 )  # fmt: skip
 def test_a_blob_that_an_inactive_layer_makes(rule: str, option: str, tmp_path: Path) -> None:
@@ -255,3 +257,72 @@ def check_all_but_exports(files: Files) -> list[str]:
 def test_a_net_of_known_words_has_nothing_opaque(tmp_path: Path) -> None:
     result = check(save(tmp_path, SIMPLE, WEIGHTS)).result
     assert (result.opaque, result.notices) == ((), ())
+
+
+# ----------------------------------------------------------------------------------------- more of one layer's own cost
+
+
+@pytest.mark.parametrize(
+    "body", ["pooling_param { odd: 1 }", "pooling_param { pool: MEDIAN kernel_size: 1 }", "odd_param { }"]
+)
+def test_an_opaque_layer_in_place_costs_itself_alone(body: str, tmp_path: Path) -> None:
+    folded = fold(save(tmp_path, SIMPLE + layer("Pooling", "p", "c", "c", body), WEIGHTS))
+    assert folded.types == ["Input", "Convolution", "Pooling"]
+    assert [layer.layer for layer in folded.result.opaque] == ["p"]
+
+
+@pytest.mark.parametrize(
+    ("old", "what"),
+    [
+        ('layers { layer { name: "p" type: "pool" pool: FOO kernelsize: 2 } bottom: "c" top: "p" }', "FOO of `pool`"),
+        (
+            'layers { name: "p" type: CONVOLUTION bottom: "c" top: "p" blob_share_mode: FOO }',
+            "FOO of `blob_share_mode`",
+        ),
+    ],
+)
+def test_enums_of_the_old_formats_cost_their_layer(old: str, what: str, tmp_path: Path) -> None:
+    inputs = 'input: "data" input_dim: 2 input_dim: 4 input_dim: 6 input_dim: 6\n'
+    param = "convolution_param { num_output: 4 kernel_size: 1 }"
+    first = f'layers {{ name: "c" type: CONVOLUTION bottom: "data" top: "c" {param} }}\n'
+    (opaque,) = fold(save(tmp_path, inputs + first + old, {"c": WEIGHTS["c"]})).result.opaque
+    assert what in opaque.reason
+
+
+def test_a_parameter_of_2013_that_is_given_twice(tmp_path: Path) -> None:
+    text = 'layers { layer { name: "p" type: "pool" stride: 2 stride: 3 kernelsize: 2 } bottom: "x" top: "p" }'
+    with pytest.raises(InputError, match="`stride` is given twice"):
+        fold(save(tmp_path, text, WEIGHTS))
+
+
+def test_an_open_input_in_front_of_a_batch_norm_is_an_image(tmp_path: Path) -> None:
+    net = source("data") + bn("b", "data", "n") + conv("c", "n", "c", kernel=3)
+    result = fold(save(tmp_path, net, {"b": batch_norm(4), "c": [he(4, 4, 3, 3), he(4)]}), verify=True).result
+    assert result.verification is not None
+    assert result.verification.proven
+
+
+@pytest.mark.parametrize(
+    "param",
+    [
+        "convolution_param { weight_filler { bias_term: false } num_output: 4 kernel_size: 1 bias_term: false }",
+        "scale_param { bias_term: false } convolution_param { num_output: 4 kernel_size: 1 bias_term: false }",
+    ],
+)
+def test_a_bias_term_of_something_else_is_left_alone(param: str, tmp_path: Path) -> None:
+    net = data() + layer("Convolution", "c", "data", "c", param) + bn("b", "c", "c")
+    folded = check(save(tmp_path, net, {"c": WEIGHTS["c"][:1], "b": WEIGHTS["b"]}))
+    assert folded.types == ["Input", "Convolution"]
+    assert folded.text.count("bias_term: true") == 1
+
+
+def test_statistics_without_a_type_are_known_by_their_shapes(tmp_path: Path) -> None:
+    weights = [stored("c", *WEIGHTS["c"]), stored("b1", *batch_norm(4)), stored("f", he(4, 4), he(4))]
+    (notice,) = fold(save(tmp_path, data() + conv("c", "data", "c"), weights)).result.notices
+    assert notice.sentence.endswith("that the prototxt lacks: b1")
+
+
+def test_the_number_of_a_forks_value_is_bnfolds_own(tmp_path: Path) -> None:
+    pool = layer("Pooling", "p", "c", "p", "pooling_param { pool: 1000 kernel_size: 2 }")
+    (opaque,) = fold(save(tmp_path, SIMPLE + pool, WEIGHTS)).result.opaque
+    assert "the value 1000 of `pooling_param.pool`" in opaque.reason

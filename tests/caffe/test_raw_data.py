@@ -357,3 +357,33 @@ def test_a_wrong_half_fold_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(edit, "folded_weight", spoilt)
     with pytest.raises(MismatchError):
         fold(raw_net(tmp_path, data() + text, weights), verify=True)
+
+
+# ------------------------------------------------------------------------------------------------------ cancellation
+
+
+@pytest.mark.parametrize(("mean", "folds"), [(20.0, True), (1001.0, False)])
+@pytest.mark.parametrize("kind", ["conv", "pool"])
+def test_a_mean_of_many_deviations_does_not_go_into_halves(kind: str, mean: float, folds: bool, tmp_path: Path) -> None:
+    """β − a·μ in float16 is off by 2⁻¹² of itself, which can be more than the layer's whole output."""
+    moments = [np.full(4, mean, np.float32), np.ones(4, np.float32), np.ones(1, np.float32)]
+    text = data() + layer("Power", "p", "data", "p", f"power_param {{ shift: {mean} }}") + layer("ReLU", "r", "p", "r")
+    text += conv("c", "r", "c", more="bias_term: false") if kind == "conv" else layer("Pooling", "c", "r", "c", POOL)
+    text += bn("b", "c", "b") + scaled("s", "b", "s") + layer("TanH", "t", "s", "t")
+    gamma = [np.full(4, 3, np.float32), np.zeros(4, np.float32)]
+    files = raw_net(tmp_path, text, {"c": [np.eye(4)[:, :, None, None]] * (kind == "conv"), "b": moments, "s": gamma})
+    folded = fold(files)
+    reasons = codes(folded.result)
+    assert ("cancellation" in reasons) == (kind == "conv" and not folds)
+    assert_equal(run(files), run(folded.files), 0.05)
+    assert (("float32", True) in kinds(folded)) == (not folds)
+
+
+POOL = "pooling_param { pool: AVE kernel_size: 2 }"
+
+
+def test_the_half_of_a_constant_has_a_name_of_its_own(tmp_path: Path) -> None:
+    text = data() + conv("c", "data", "c.0/half") + bn("b", "c.0/half", "y")
+    folded = fold(raw_net(tmp_path, text, {"c": [he(4, 4, 1, 1), he(4)], "b": batch_norm(4)}), verify=True)
+    assert folded.result.verification is not None
+    assert folded.result.verification.engine == "onnxruntime"

@@ -10,7 +10,7 @@ import pytest
 from bnfold.caffe.net import load
 from bnfold.errors import InputError
 
-from .build import Files, Weights, assert_equal, batch_norm, bn, check, conv, data, he, layer, run, save, stored
+from .build import Files, Weights, assert_equal, batch_norm, bn, check, conv, data, he, layer, noise, run, save, stored
 
 BY_COUNT = 'param { name: "w" share_mode: PERMISSIVE }'
 STRICT = 'param { name: "w" }'
@@ -116,3 +116,14 @@ def test_shared_values_are_counted_once(tmp_path: Path) -> None:
     folded = check(save(tmp_path, INPUTS + pair(), STORED["both"]))
     assert folded.result.before["parameters"] == SQUARE.size
     assert np.array_equal(load(*folded.files).layers[2].blobs[0].array().ravel(), SQUARE.ravel())
+
+
+def test_the_weights_of_an_inner_product_serve_a_convolution(tmp_path: Path) -> None:
+    """Only the first of the two is stored, in two axes; the other one wants four."""
+    product = f"inner_product_param {{ num_output: 4 {BARE} }} {STRICT}"
+    text = data(2, 4, 1, 1) + layer("InnerProduct", "f", "data", "f", product)
+    text += layer("Reshape", "r", "f", "r", "reshape_param { shape { dim: 0 dim: 4 dim: 1 dim: 1 } }")
+    files = save(tmp_path, text + conv("c", "r", "c", more=BARE, body=BY_COUNT), {"f": [he(4, 4)]})
+    x = noise("x", 2, 4, 1, 1)
+    (found,) = run(files, {"data": x}).values()
+    np.testing.assert_allclose(found.reshape(2, 4), x.reshape(2, 4) @ he(4, 4).T @ he(4, 4).T, rtol=1e-5, atol=1e-5)
