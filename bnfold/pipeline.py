@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from . import places
 from .errors import InputError, PostconditionError, StrictError, UsageError, VerificationError
-from .files import HDF5, Staging, open_mapped
-from .options import CAFFE_ONLY, DEFAULTS, ONNX_ONLY, Options, check_apply
+from .files import Staging
+from .formats import caffe_order, open_document
+from .options import DEFAULTS, Options
 
 if TYPE_CHECKING:
     import onnx
@@ -166,62 +167,7 @@ def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Opt
     return Result(sources, (), {}, files={target: size}, opaque=tuple(opaque), notices=tuple(notices))
 
 
-# ---------------------------------------------------------------------------------------------------------- documents
-
-
-def open_document(paths: Sequence[Path], options: Options) -> Document:
-    """The model in these files, whose kind is told by their content. Raises InputError, UsageError."""
-    kinds = [_kind(path) for path in paths]
-    found = sorted(kinds)
-    if found == ["onnx"]:
-        from .onnx.document import OnnxDocument
-
-        check_apply(options, CAFFE_ONLY, f"is for Caffe nets, and {paths[0]} is an ONNX model")
-        return OnnxDocument.open(paths[0], freeze=options.freeze, keep=options.keep)
-    if found == ["caffemodel", "prototxt"]:
-        from .caffe.document import CaffeDocument
-
-        prototxt, caffemodel = _caffe_order(paths)
-        check_apply(options, ONNX_ONLY, f"is for ONNX models, and {prototxt} is a Caffe net")
-        return CaffeDocument.open(
-            prototxt,
-            caffemodel,
-            phase=options.phase or "TEST",
-            stages=options.stages,
-            level=options.level or 0,
-            keep=options.keep,
-            bn_blobs=options.bn_blobs,
-            inputs=dict(options.inputs),
-            fold_quantized=options.fold_quantized,
-        )
-    told = " and ".join(f"{path} ({kind})" for path, kind in zip(paths, kinds, strict=True))
-    hint = "give one ONNX model, or the prototxt and the caffemodel of a Caffe net"
-    missing = {"prototxt": "the caffemodel is missing", "caffemodel": "the prototxt is missing"}
-    raise UsageError(f"{missing.get(' '.join(found), 'this is not one model')}: {told}", hint=hint)
-
-
-def _kind(path: Path) -> str:
-    """`onnx`, `caffemodel` (HDF5, too) or `prototxt`, by the first bytes, then by the top-level fields."""
-    from . import wire
-
-    with open_mapped(path) as data:
-        head = bytes(data[:4096])
-        if head.startswith(HDF5):
-            return "caffemodel"
-        if not any(byte < 9 or 13 < byte < 32 for byte in head):
-            return "prototxt"
-        try:
-            found = {(part.number, part.wire) for part in wire.fields(data)}
-        except wire.WireError as error:
-            hint = "it is neither text nor a whole ONNX or Caffe model; was it copied or downloaded whole?"
-            raise InputError(f"cannot be read: {error}", where=str(path), hint=hint) from None
-    caffe = {(1, wire.BYTES), (2, wire.BYTES), (100, wire.BYTES)}  # the net's name, its layers; ONNX: version, producer
-    return "caffemodel" if found & caffe and not found & {(1, wire.VARINT), (7, wire.BYTES)} else "onnx"
-
-
-def _caffe_order(paths: Sequence[Path]) -> tuple[Path, Path]:
-    first, second = sorted(paths, key=lambda path: _kind(path) != "prototxt")
-    return first, second
+# -------------------------------------------------------------------------------------------------------------- steps
 
 
 def _paths(source: object) -> tuple[Path, ...]:
@@ -230,9 +176,6 @@ def _paths(source: object) -> tuple[Path, ...]:
     if isinstance(source, Sequence):
         return tuple(Path(path) for path in source)
     raise UsageError(f"a path or a sequence of paths is needed, not {type(source).__name__}")
-
-
-# -------------------------------------------------------------------------------------------------------------- steps
 
 
 @contextlib.contextmanager
@@ -305,7 +248,7 @@ def _export(
 
     how |= {"phase": options.phase or "TEST", "stages": options.stages, "level": options.level or 0}
     how = {"bn_blobs": options.bn_blobs, "inputs": dict(options.inputs)} | how
-    prototxt, caffemodel = _caffe_order(sources)
+    prototxt, caffemodel = caffe_order(sources)
     return write(prototxt, caffemodel, staged, **how)
 
 

@@ -61,7 +61,7 @@ LAYERS = [
     {"affine", "graph", "files"},
     {"records"},
     {"document", "options"},
-    {"verify"},
+    {"verify", "formats"},
     {"pipeline", "report"},
     {"terminal"},
     {"cli"},

@@ -131,9 +131,7 @@ def test_headings_and_columns() -> None:
         assert "FORGED" in plain
 
 
-def test_json_is_plain_ascii_and_holds_the_names(
-    sources: Sequence[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_plain_ascii_and_holds_the_names(sources: Sequence[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", *map(str, sources), "--json"]) == 0
     out = capsys.readouterr().out
     assert_clean(out)

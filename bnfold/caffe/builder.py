@@ -20,12 +20,10 @@ from ..roles import AFFINE
 from ..shapes import infer
 from . import caffe_pb2 as pb
 from .net import Layer
+from .reading import Reading
 
 FLOAT, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 Operand = Value | Array | float | Sequence[int] | None
-_NUMBERS = {name: field.number for name, field in pb.LayerParameter.DESCRIPTOR.fields_by_name.items()}
-FIRST_OF_FORKS = 200
-"""The least number of a LayerParameter's field that BVLC's Caffe does not have."""
 MOST = (1 << 31) - 1
 """Elements in a blob, which Caffe counts in an int."""
 _REMOVABLE = frozenset(
@@ -35,22 +33,6 @@ _REMOVABLE = frozenset(
 
 class Unknown(Exception):  # noqa: N818  it is no fault
     """The layer cannot be described without something that is not known here; the text says what."""
-
-
-class _Reading:
-    """The parameters of a layer, and the names of those that its description has asked for."""
-
-    def __init__(self, param: pb.LayerParameter) -> None:
-        self._param = param
-        self.asked: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        self.asked.add(name)
-        return getattr(self._param, name)
-
-    def HasField(self, name: str) -> bool:  # noqa: N802  as protobuf has it
-        self.asked.add(name)
-        return bool(self._param.HasField(name))
 
 
 class Builder:
@@ -83,7 +65,7 @@ class Builder:
         self.notices = notices if notices is not None else []
         self.order_fits = False
         self.nodes: list[Node] = []
-        self._reading = _Reading(layer.param)
+        self._reading = Reading(layer.param)
         self._names = names
         self._constants = constants
 
@@ -92,17 +74,9 @@ class Builder:
         return cast(pb.LayerParameter, self._reading)
 
     def check_read(self) -> None:
-        """Raises Unknown for a message of the layer that its description has not read, where that may matter.
-
-        A layer of BVLC's reads its own message only, whatever others it has. Of forks that is not known: neither of
-        their types nor of their messages.
-        """
-        asked = self._reading.asked
-        given = {field.name for field, _ in self.layer.param.ListFields() if field.name.endswith("_param")}
-        fork = any(_NUMBERS.get(name, 0) >= FIRST_OF_FORKS for name in asked)
-        for name in sorted(given - asked - {"quantization_param"}):
-            if fork or _NUMBERS[name] >= FIRST_OF_FORKS:
-                raise Unknown(f"what `{name}` means to type {self.layer.type} is not known")
+        """Raises Unknown for a message of the layer that its description has not read, where that may matter."""
+        if name := self._reading.unread():
+            raise Unknown(f"what `{name}` means to type {self.layer.type} is not known")
 
     @property
     def x(self) -> Value:
