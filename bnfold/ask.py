@@ -210,7 +210,7 @@ class Asking:
             what = f"the folded weights of {node.label} lose their precision in {tensor.dtype}"
             raise refuse("underflow", what, node, "fold the model in a wider type first")
         if widened(node, linear) and deviations(self.chain) > MOST_DEVIATIONS:
-            what = f"a mean of more than {MOST_DEVIATIONS} deviations would cancel with the rounding of {tensor.dtype}"
+            what = f"a mean of more than {MOST_DEVIATIONS} deviations would cancel with the rounding of float16"
             raise refuse(
                 "cancellation", f"{what} in the weights of {node.label}", node, "fold the model in a wider type first"
             )

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from .wire import encoded
 
+_PATHS = ("sources", "path", "where")
 _ESCAPED = re.compile("%[0-9a-f]{2}")
 
 
@@ -44,12 +45,12 @@ def readable(names: Iterable[str]) -> dict[str, str]:
 
 
 def told(value: object) -> object:
-    """Plain data in which no string has lone surrogates, which programs read as one and the same character.
+    """Plain data in which no name has lone surrogates, which programs read as one and the same character.
 
-    Bytes that are not UTF-8 become %HH, and so does % in a string that could be taken for one of these.
+    Bytes that are not UTF-8 become %HH, and so does % in a string that could be taken for one of these. Paths stay.
     """
     if isinstance(value, dict):
-        return {key: told(item) for key, item in value.items()}
+        return {told(key): item if key in _PATHS else told(item) for key, item in value.items()}
     if isinstance(value, list):
         return [told(item) for item in value]
     if isinstance(value, str) and (_ESCAPED.search(value) or not all(map(_writable, value))):

@@ -9,7 +9,7 @@ import numpy as np
 
 from .affine import Absorbed, absorb_bias
 from .graph import Node, Tensor
-from .records import Chain
+from .records import Chain, is_batch_norm
 from .roles import Linear
 
 MOST_DEVIATIONS = 32
@@ -58,23 +58,28 @@ def keeps_digits(linear: Linear, taken: Absorbed) -> bool:
 
 
 def widened(node: Node, linear: Linear) -> bool:
-    """Whether weights that are stored as float16 are computed with in a wider type, which their rounding can spoil."""
-    return linear.weight.dtype.name == "float16" and node.outputs[0].dtype != linear.weight.dtype
+    """Whether weights or a bias stored as float16 are computed with in a wider type, which their rounding can spoil."""
+    stored = {linear.weight.dtype.name} | ({linear.bias.dtype.name} if linear.bias is not None else set())
+    output = node.outputs[0].dtype
+    return "float16" in stored and (output is None or output.name != "float16")
 
 
 def deviations(chain: Chain) -> float:
-    """How many deviations the largest mean is that a BatchNormalization of the chain subtracts.
+    """How many deviations the largest mean is that a chain subtracts; of values without statistics it is taken for 1.
 
     Before, the difference of two large numbers is taken with all digits; behind a fold it is one of rounded numbers,
     W·a·x and β − a·μ, and so off by |μ|/σ times the rounding, of the output's deviation.
     """
-    normal = [node for node in chain.nodes if node.op == "BatchNormalization"]
+    normal = [node for node in chain.nodes if node.op == "BatchNormalization" and is_batch_norm(node.type)]
     found = 0.0
     for node in normal:
         mean, variance = node.constant(3), node.constant(4)
         if mean is not None and variance is not None:
             root = np.sqrt(variance.float64() + float(node.attribute("epsilon", 1e-5)))
             found = max(found, float(np.max(np.abs(mean.float64()) / root, initial=0)))
+    if not normal:
+        a, b = np.broadcast_arrays(np.abs(chain.affine.a), np.abs(chain.affine.b))
+        found = float(np.max(b[a > 0] / a[a > 0], initial=0))
     return found
 
 

@@ -105,17 +105,21 @@ class Stayed:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A layer that is not understood: folds go around it. `where`: file, line and column of the layer or the field."""
+    """A layer that is not understood: folds go around it, or take a `source` for an input of the net.
+
+    `where`: file, line and column of the layer or the field.
+    """
 
     layer: str
     type: str
     reason: str
     where: str
+    source: bool = False
 
     @property
     def normalises(self) -> bool:
         """Whether it is a normalisation by its name, and so a BatchNorm that may have been left."""
-        return re.search(r"(?i:norm)|BN(?!LL)", self.type) is not None
+        return not self.source and re.search(r"(?i:norm)|BN(?![a-z]|LL)", self.type) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,4 +197,4 @@ def test_a_fault_of_bnfold_itself(
     ids=["plain", "percent", "two", "one", "like one", "words"],
 )
 def test_json_has_valid_text_and_no_two_names_in_one(name: str, told_: str) -> None:
-    assert told({"x": [{"name": name}], "n": 1}) == {"x": [{"name": told_}], "n": 1}
+    assert told({"x": [{"name": name}], name: 1, "path": name}) == {"x": [{"name": told_}], told_: 1, "path": name}

@@ -520,11 +520,11 @@ def test_a_perturbation_that_does_more_than_round_excuses_nothing(
     assert not wrong(judged(original, right, ["large"], tmp_path))
 
 
-@pytest.mark.parametrize(("limit", "proven"), [(1e-3, True), (7.4, False)])
-def test_a_limit_that_lets_nearly_all_pass_proves_nothing(limit: float, proven: bool) -> None:
-    value = Compared("y", "", 1e-4, 1.0, limit)
+@pytest.mark.parametrize(("limit", "proven"), [(1e-3, True), (7.4, False), (0.0, False)])
+def test_a_limit_that_lets_nearly_all_pass_or_nothing_there_proves_nothing(limit: float, proven: bool) -> None:
+    value = Compared("y", "", min(limit, 1e-4), 1.0, limit)
     assert (value.passed, value.proven) == (True, proven)
-    assert ("badly conditioned" in value.remark) == (not proven)
+    assert ("badly conditioned" in value.remark, "0 everywhere" in value.remark) == (limit > 1, not limit)
     assert Verification(engine="onnxruntime", outputs=[value]).proven == proven
 
 

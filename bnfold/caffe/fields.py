@@ -10,42 +10,36 @@ from __future__ import annotations
 HARMLESS: dict[str, frozenset[str]] = {
     message: frozenset(names.split())
     for message, names in {
-        # Engines, precision, debugging and the distribution of training: BVLC, Intel, NVIDIA.
-        "NetParameter": "force_backward debug_info engine bn_stats_batch_size default_forward_type "
+        # Precision, debugging and the distribution of training: BVLC, Intel, NVIDIA.
+        "NetParameter": "force_backward debug_info bn_stats_batch_size default_forward_type "
         "default_backward_type default_forward_math default_backward_math global_grad_scale "
         "default_conv_algos_override default_cudnn_math_override reduce_buckets",
         "LayerParameter": "loss_weight propagate_down loss_param accuracy_param hdf5_data_param hdf5_output_param "
-        "annotated_data_param video_data_param detectnet_groundtruth_param detectnet_augmentation_param python_param "
-        "engine multinode forward_type backward_type forward_math backward_math debug",
+        "split_param annotated_data_param video_data_param detectnet_groundtruth_param detectnet_augmentation_param "
+        "python_param multinode forward_type backward_type forward_math backward_math debug",
         "ParamSpec": "lr_mult decay_mult",
         # The numbers of a random filler; that it is one makes the layer opaque where it is not for weights.
         "FillerParameter": "min max mean std sparse variance_norm",
-        "BatchNormParameter": "moving_average_fraction update_global_stats momentum engine "
+        "BatchNormParameter": "moving_average_fraction update_global_stats momentum "
         "use_alpha_beta",  # how many blobs there are, which the file tells
-        "BNParameter": "slope_filler bias_filler scale_filler momentum engine",
+        "BNParameter": "slope_filler bias_filler scale_filler momentum",
         "BiasParameter": "filler",
-        "ConvolutionParameter": "weight_filler bias_filler engine force_nd_im2col conv_algos_override "
+        "ConvolutionParameter": "weight_filler bias_filler force_nd_im2col conv_algos_override "
         "cudnn_convolution_algo_seeker cudnn_math_override",
-        "CuDNNBatchNormParameter": "momentum scale_filler bias_filler engine",
+        "CuDNNBatchNormParameter": "momentum scale_filler bias_filler",
         "DataParameter": "source scale mean_file batch_size mirror rand_skip backend force_encoded_color prefetch "
         "shuffle threads parser_threads cache",
         "DetectionOutputParameter": "save_output_param visualize visualize_threshold save_file",
         "EltwiseParameter": "stable_prod_grad",
         "EmbedParameter": "weight_filler bias_filler",
-        "EngineParameter": "engine",
         "ImageDataParameter": "source scale mean_file batch_size crop_size mirror rand_skip shuffle root_folder",
-        "InnerProductParameter": "weight_filler bias_filler engine",
-        "LRNParameter": "engine",
+        "InnerProductParameter": "weight_filler bias_filler",
         "MemoryDataParameter": "batch_size",
         "NormalizeParameter": "scale_filler",
-        "PReLUParameter": "filler engine",
-        "PoolingParameter": "engine",
-        "ReLUParameter": "engine",
+        "PReLUParameter": "filler",
         "RecurrentParameter": "weight_filler bias_filler debug_info",
         "ResizeParameter": "prob height_scale width_scale pad_mode pad_value interp_mode",
-        "SPPParameter": "engine",
         "ScaleParameter": "filler bias_filler",
-        "SoftmaxParameter": "engine",
         "TransformationParameter": "scale mirror mean_file distort_param expand_param noise_param emit_constraint "
         "use_gpu_transform random_seed",
         "WindowDataParameter": "source scale mean_file batch_size mirror fg_threshold bg_threshold fg_fraction "
@@ -53,6 +47,13 @@ HARMLESS: dict[str, frozenset[str]] = {
     }.items()
 }
 """Message -> its fields that cannot matter; any value is harmless there."""
+ENGINE = frozenset({"engine"})
+"""Which kernel runs a layer: in any message, of BVLC's and of forks."""
+
+
+def harmless(message: str) -> frozenset[str]:
+    """The fields of a message that cannot matter."""
+    return HARMLESS.get(message, frozenset()) | ENGINE
 
 
 def resembling(name: str, known: frozenset[str]) -> str:

@@ -53,13 +53,16 @@ def batch_norm(b: Builder) -> list[Value]:
     """Type BatchNorm: 3 blobs (BVLC), with gamma and beta 4 or 5 (Intel, NVIDIA)."""
     p = b.param.batch_norm_param
     given = _given(b, len(b.layer.blobs))
-    order = given or _order(b, [BVLC, INTEL[:4], PLAIN, INTEL, NVIDIA15])
-    if not given and order == INTEL and _is_nvidias(p):
-        order = NVIDIA17
+    five = NVIDIA17 if not given and len(b.layer.blobs) == 5 and _is_nvidias(p) else INTEL
+    order = given or _order(b, [BVLC, INTEL[:4], PLAIN, five, NVIDIA15])
+    if "gamma" in order and p.HasField("use_weight_bias") and not p.use_weight_bias:
+        raise Unknown("it has gamma and beta, and `use_weight_bias: false`")
     nvidia = order[0] == "gamma" or order[2:3] == ("unused",)
     batch = _of_the_batch(b, p)
     if "factor" in order and not given and not batch:
         _doubt_factor(b, order)
+    elif order[2:3] == ("unused",) and not batch:
+        _doubt_unread(b, strict=not given)
     recipe = Recipe(
         order,
         max(p.eps, CUDNN_MIN_EPS) if nvidia else p.eps,
@@ -106,6 +109,15 @@ def _doubt_factor(b: Builder, order: tuple[str, ...]) -> None:
             f"if the file is NVIDIA's, give --bn-blobs {other}",
             strict=True,
         )
+
+
+def _doubt_unread(b: Builder, strict: bool) -> None:
+    """Say so where the third blob, which NVIDIA's Caffe does not read, is a factor by which others divide."""
+    factor = b.layer.blobs[2].array().reshape(-1)
+    if factor.size == 1 and factor[0] not in (0, 1):
+        what = f"the third blob is {factor[0]:.6g}; read as NVIDIA's Caffe does, it is not used; others divide by it"
+        hint = f"if the file is another's, give --bn-blobs {','.join(INTEL[: len(b.layer.blobs)])}"
+        b.notice("factor", what, hint, strict=strict)
 
 
 def cudnn_batch_norm(b: Builder) -> list[Value]:

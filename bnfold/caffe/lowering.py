@@ -209,7 +209,7 @@ class _Lowering:
         layer = builder.layer
         if reason:
             told = f"{reason}; its tops are taken for inputs of the net"
-            self.result.sources.append(Opaque(layer.name, layer.type, told, layer.at))
+            self.result.sources.append(Opaque(layer.name, layer.type, told, layer.at, source=True))
         tops = []
         for value, name in zip(values, layer.tops, strict=True):
             shape = self.shapes.get(name, value.shape)

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..wire import decoded, encoded
 from . import caffe_pb2 as pb
 from .caffemodel import Blob, Caffemodel
-from .fields import HARMLESS
+from .fields import harmless
 from .phases import is_included
 from .prototxt import Entry, Message, Source, read
 from .typed import Unread, fill, set_field, unknown_field
@@ -117,7 +117,7 @@ def load(
     return CaffeNet(root.string("name"), root, weights, layers, inactive, version, unread)
 
 
-_NET_FIELDS = {*pb.NetParameter.DESCRIPTOR.fields_by_name, *HARMLESS["NetParameter"]}
+_NET_FIELDS = {*pb.NetParameter.DESCRIPTOR.fields_by_name, *harmless("NetParameter")}
 
 
 def _layer_entries(root: Message) -> tuple[list[Entry], int]:

@@ -33,6 +33,7 @@ class Reading:
         their types nor of their messages.
         """
         fork = any(_NUMBERS.get(name, 0) >= _FIRST_OF_FORKS for name in self._asked - {"quantization_param"})
-        given = (field.name for field, _ in self._param.ListFields() if field.name.endswith("_param"))
-        left = sorted(set(given) - self._asked)
+        fields = self._param.ListFields()  # of a message with harmless fields alone nothing is set
+        given = {field.name for field, value in fields if field.name.endswith("_param") and value.ListFields()}
+        left = sorted(given - self._asked)
         return next((name for name in left if fork or _NUMBERS[name] >= _FIRST_OF_FORKS), "")

@@ -88,11 +88,14 @@ class Host:
     def blobs(self) -> Iterator[NewBlob]:
         """gamma, and beta where it shifts; beta alone of a Bias; in the dtype and the style of the layer's old blobs.
 
-        In float32 where these are float16, which cannot hold the numbers.
+        In float32 where these are float16, which cannot hold the numbers, or those of another layer are wider.
         """
         axis, count = self.span
         old = self.layer.blobs[0] if self.layer.blobs else None
-        dtype = np.dtype(np.float32) if old is None or not holds(old.dtype, self.affine, self.chain) else old.dtype
+        dtype = np.dtype(np.float32) if old is None else old.dtype
+        wider = any(blob.dtype.itemsize > 2 for layer in layers_of(self.chain) for blob in layer.blobs)
+        if dtype.itemsize == 2 and (wider or not holds(dtype, self.affine, self.chain)):
+            dtype = np.dtype(np.float32)
         raw = old is not None and old.raw
         a, b = self.affine.a, self.affine.b
         arrays = {"Power": [], "Bias": [b], "BN": [a, b], "Scale": [a, b] if self.affine.shifts else [a]}
@@ -102,14 +105,12 @@ class Host:
 
 
 def holds(dtype: np.dtype[Any], affine: Affine, chain: Chain) -> bool:
-    """Whether `affine` is as exact in `dtype` as its digits allow; asked of float16 only, all else holds all.
+    """Whether `affine` is as exact in `dtype` as its digits allow; which is asked of float16.
 
     No number may become infinite, and no multiplier but 0 smaller than the smallest normal number. A shift may: it is
     off by 2⁻²⁵ at the most then, which is 2⁻¹¹ of the smallest normal multiplier, and so what rounding that one costs.
     Nor may a mean cancel with what rounding leaves of multiplier and shift.
     """
-    if dtype.itemsize > 2:
-        return True
     if deviations(chain) > MOST_DEVIATIONS:
         return False
     limits = np.finfo(dtype)

@@ -13,7 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message as Proto
 
 from ..wire import encoded
-from .fields import HARMLESS, resembling
+from .fields import harmless, resembling
 from .prototxt import Entry, Kind, Message
 
 _FIRST_OF_OURS = 1000  # of the numbers that the schema gives to what has none in BVLC's
@@ -45,11 +45,11 @@ def fill(proto: Proto, block: Message, unread: list[Unread], *, skip: Collection
     Raises InputError with file, line and column for a value of the wrong type or out of range, and a second value of a
     field that takes one.
     """
-    known, harmless = _fields(proto.DESCRIPTOR), HARMLESS.get(proto.DESCRIPTOR.name, frozenset())
+    known, ignored = _fields(proto.DESCRIPTOR), harmless(proto.DESCRIPTOR.name)
     seen: set[str] = set()
     for entry in block.entries:
         name = entry.name
-        if name in skip or name in harmless:
+        if name in skip or name in ignored:
             continue
         if name not in known:
             unread.append(unknown_field(proto, entry, path))
@@ -72,7 +72,7 @@ def fill(proto: Proto, block: Message, unread: list[Unread], *, skip: Collection
 
 def unknown_field(proto: Proto, entry: Entry, path: str = "") -> Unread:
     """The report on a field that `proto` lacks and that is not harmless in it."""
-    known = frozenset(_fields(proto.DESCRIPTOR)) | HARMLESS.get(proto.DESCRIPTOR.name, frozenset())
+    known = frozenset(_fields(proto.DESCRIPTOR)) | harmless(proto.DESCRIPTOR.name)
     near = resembling(entry.name, known)
     told = f", probably `{near}` misspelt: real Caffe refuses such a file" if near else ""
     return Unread(path + entry.name, entry, f"bnfold does not know the field `{path}{entry.name}`{told}")

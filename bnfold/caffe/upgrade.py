@@ -8,7 +8,7 @@ from __future__ import annotations
 from google.protobuf.message import Message as Proto
 
 from . import caffe_pb2 as pb
-from .fields import HARMLESS
+from .fields import harmless
 from .prototxt import Entry, Kind, Message
 from .typed import Unread, fill, set_or_report, unknown_field
 
@@ -34,7 +34,7 @@ _V0_TYPES = {
 _V0_PARAMS = {
     "conv": "convolution_param", "innerproduct": "inner_product_param", "pool": "pooling_param", "lrn": "lrn_param",
     "dropout": "dropout_param", "concat": "concat_param", "data": "data_param", "images": "image_data_param",
-    "hdf5_data": "hdf5_data_param", "window_data": "window_data_param",
+    "window_data": "window_data_param",
 }  # fmt: skip
 _V0_FIELDS = {"biasterm": "bias_term", "kernelsize": "kernel_size", "batchsize": "batch_size"}
 _V0_TRANSFORMS = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
@@ -73,12 +73,14 @@ def _fill_specs(param: pb.LayerParameter, block: Message, unread: list[Unread]) 
         for index, entry in enumerate(block.all(old)):
             while len(param.param) <= index:
                 param.param.add()
-            if new not in HARMLESS["ParamSpec"]:
+            if new not in harmless("ParamSpec"):
                 set_or_report(param.param[index], new, entry, unread)
 
 
 def _fill_v0(param: pb.LayerParameter, block: Message, unread: list[Unread]) -> None:
     """A V0 block has all parameters side by side: those of its type, and of the transformation of images."""
+    if block.string("type") == "hdf5_data":
+        return  # what it reads is no part of the net
     target = _V0_PARAMS.get(block.string("type"), "")
     once: set[str] = set()
     for entry in (entry for entry in block.entries if entry.name not in ("blobs", *_SPECS)):
@@ -94,7 +96,7 @@ def _set_v0(param: pb.LayerParameter, target: str, entry: Entry, unread: list[Un
     name = _V0_FIELDS.get(entry.name, entry.name)
     if entry.name in _V0_TRANSFORMS:
         message, name = param.transform_param, _V0_TRANSFORMS[entry.name]
-    if name in HARMLESS.get(message.DESCRIPTOR.name, ()):
+    if name in harmless(message.DESCRIPTOR.name):
         return
     if message is not param and name in message.DESCRIPTOR.fields_by_name:
         set_or_report(message, name, entry, unread)

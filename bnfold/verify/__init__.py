@@ -59,7 +59,7 @@ class Compared:
     @property
     def proven(self) -> bool:
         """Something speaks for it, too: a fault could have been seen."""
-        return self.passed and self.compared > 0 and self.limit <= LOOSE
+        return self.passed and self.compared > 0 and 0 < self.limit <= LOOSE
 
     @property
     def remark(self) -> str:
@@ -67,6 +67,8 @@ class Compared:
         if not self.compared and not self.problem:
             why = "the original is not finite anywhere" if self.skipped else "it has no elements"
             return f"not proven: {why}"
+        if self.passed and not self.limit:
+            return "not proven: it is 0 everywhere"
         if self.passed and self.limit > LOOSE:
             return "not proven: the original is so badly conditioned there that nearly all could be rounding"
         return f"not compared where the original is not finite, {self.skipped} elements" if self.skipped else ""

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from bnfold.caffe import caffe_pb2 as pb
-from bnfold.caffe.fields import HARMLESS, resembling
+from bnfold.caffe.fields import ENGINE, HARMLESS, harmless, resembling
 from bnfold.caffe.lowering import Lowered, lower
 from bnfold.caffe.net import load
 from bnfold.caffe.typed import is_repeated
@@ -186,7 +186,7 @@ def test_harmless_fields_of_the_net_and_of_specs(tmp_path: Path) -> None:
     text, blobs = BASES[0]
     before = meaning(tmp_path, text, blobs)
     for value in ANYTHING:
-        for name in HARMLESS["NetParameter"]:
+        for name in harmless("NetParameter"):
             assert meaning(tmp_path, f"{name}{value}\n{text}", blobs) == before
         for name in HARMLESS["ParamSpec"]:
             assert meaning(tmp_path, str(inserted(text, ("param",), f" {{ {name}{value} }}")), blobs) == before
@@ -194,8 +194,20 @@ def test_harmless_fields_of_the_net_and_of_specs(tmp_path: Path) -> None:
 
 def test_no_field_is_both_read_and_harmless() -> None:
     found = pb.DESCRIPTOR.message_types_by_name
-    for message, names in HARMLESS.items():
-        assert names.isdisjoint(found[message].fields_by_name), message
+    for message in found:
+        assert harmless(message).isdisjoint(found[message].fields_by_name), message
+    assert set(HARMLESS) <= set(found)
+
+
+@pytest.mark.parametrize(
+    "param", ["eltwise", "concat", "dropout", "scale", "pooling", "convolution", "sigmoid", "batch_norm"]
+)
+def test_the_engine_of_any_layer_changes_nothing(param: str, tmp_path: Path) -> None:
+    bases = [base for base in [*BASES, row("Sigmoid", "sigmoid_param { }")] if f"{param}_param {{" in base[0]]
+    for text, blobs in bases[:3]:
+        before = meaning(tmp_path, text, blobs)
+        for value in ANYTHING:
+            assert meaning(tmp_path, str(inserted(text, (f"{param}_param", *ENGINE), value)), blobs) == before
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,19 @@ def test_an_order_of_ones_own_is_no_doubt(tmp_path: Path) -> None:
     assert not fold(batch).result.notices
 
 
+@pytest.mark.parametrize(("order", "strict"), [(None, True), ("mean,variance,unused,gamma,beta", False)])
+def test_a_third_blob_that_is_not_used_and_looks_like_a_factor(order: str | None, strict: bool, tmp_path: Path) -> None:
+    net = data() + conv("c", "data", "c") + bn("b", "c", "c", "scale_filler { }")
+    files = save(tmp_path, net, {"c": [he(4, 4, 1, 1), he(4)], "b": FIVE})
+    (notice,) = fold(files, bn_blobs=order).result.notices
+    assert (notice.sentence[:22], notice.strict) == ("the third blob is 2; r", strict)
+
+
+def test_gamma_and_beta_that_the_text_denies(tmp_path: Path) -> None:
+    text = layer("BatchNorm", "b", "data", "y", "batch_norm_param { use_weight_bias: false }")
+    assert len(lowered(tmp_path, text, FIVE).opaque) == 1
+
+
 def test_an_order_that_fits_no_layer_is_told(tmp_path: Path) -> None:
     files = save(tmp_path, NET, {"c": [he(4, 4, 1, 1), he(4)], "b": batch_norm(4)})
     (notice,) = fold(files, bn_blobs="gamma,beta,mean,variance").result.notices

@@ -141,6 +141,7 @@ def test_words_that_contradict_each_other(text: str, what: str, tmp_path: Path) 
         ("CuDNNBatchNorm", "cudnn_batch_norm_param { eps: 0.1 } batch_norm_param { eps: 0.2 }", STATISTICS, False),
         ("CuDNNBatchNorm", "batch_norm_param { relu: true }", STATISTICS, False),
         ("ReLU6", "relu_param { negative_slope: 0.5 }", [], False),
+        ("ReLU6", "relu_param { engine: CAFFE }", [], True),
         ("ReLU", "relu6_param { negative_slope: 0.5 }", [], False),
         ("ReLU", "prelu_param { channel_shared: true }", [], True),
         ("ReLU", "quantization_param { bw: 8 }", [], True),

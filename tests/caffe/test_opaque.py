@@ -87,7 +87,7 @@ def test_strict_fails_for_a_normalisation_by_its_name(kind: str, tmp_path: Path)
         fold(files, strict=True)
 
 
-@pytest.mark.parametrize("kind", ["BNLL", "Subnet", "Upscale"])
+@pytest.mark.parametrize("kind", ["BNLL", "Subnet", "Upscale", "DBNet"])
 def test_other_types_are_none(kind: str) -> None:
     assert not Opaque("x", kind, "", "").normalises
 
@@ -326,3 +326,14 @@ def test_the_number_of_a_forks_value_is_bnfolds_own(tmp_path: Path) -> None:
     pool = layer("Pooling", "p", "c", "p", "pooling_param { pool: 1000 kernel_size: 2 }")
     (opaque,) = fold(save(tmp_path, SIMPLE + pool, WEIGHTS)).result.opaque
     assert "the value 1000 of `pooling_param.pool`" in opaque.reason
+
+
+def test_a_data_layer_of_2013_is_an_input(tmp_path: Path) -> None:
+    text = 'layers { layer { name: "d" type: "hdf5_data" source: "x" batchsize: 2 } top: "data" }\n'
+    text += 'layers { layer { name: "c" type: "conv" num_output: 4 kernelsize: 1 } bottom: "data" top: "c" }'
+    result = fold(save(tmp_path, text, {"c": WEIGHTS["c"]})).result
+    assert (result.opaque, result.before["HDF5Data"]) == ((), 1)
+
+
+def test_a_source_is_no_normalisation_that_was_left(tmp_path: Path) -> None:
+    assert fold(read(tmp_path, "BNData"), strict=True).types == ["BNData", "Convolution"]

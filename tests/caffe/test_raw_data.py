@@ -14,7 +14,9 @@ from bnfold.caffe import edit
 from bnfold.caffe.blob import Blob, NewBlob, decode, encode
 from bnfold.caffe.caffemodel import Caffemodel
 from bnfold.errors import InputError
+from bnfold.options import Options
 from bnfold.pipeline import MismatchError, Result, explain
+from bnfold.pipeline import fold as fold_files
 from bnfold.wire import Rope
 
 from .build import (
@@ -283,7 +285,7 @@ ONES = np.ones((4, 4, 1, 1))
         (ONES * 300, np.full(4, 250.0), "overflow"),
         (ONES, np.full(4, 2.0**-15), "underflow"),
         (ONES, np.array([1, 1, 2.0**-15, 1]), "underflow"),
-        (ONES, np.full(4, 2.0**-14), ""),
+        (ONES, np.full(4, 2.0**-14), "cancellation"),
         (ONES, np.array([1, 1, 0, 1]), ""),
         (np.where(np.eye(4)[:, :, None, None] > 0, 1, 2.0**-14), np.full(4, 0.5), ""),
         (ONES * 2.0**-20, np.full(4, 0.5), "underflow"),
@@ -293,7 +295,7 @@ ONES = np.ones((4, 4, 1, 1))
 def test_a_fold_that_half_cannot_hold_is_kept(tmp_path: Path, weight: Array, gamma: Array, code: str) -> None:
     text, weights = behind(weight, gamma)
     files = raw_net(tmp_path, text, weights)
-    assert codes(explain(files)) & {"overflow", "underflow"} == ({code} if code else set())
+    assert codes(explain(files)) & {"overflow", "underflow", "cancellation"} == ({code} if code else set())
     folded = check_half(files)
     assert ("Scale" in folded.types) == bool(code)
     if code:
@@ -377,6 +379,24 @@ def test_a_mean_of_many_deviations_does_not_go_into_halves(kind: str, mean: floa
     assert ("cancellation" in reasons) == (kind == "conv" and not folds)
     assert_equal(run(files), run(folded.files), 0.05)
     assert (("float32", True) in kinds(folded)) == (not folds)
+
+
+@pytest.mark.parametrize("spelled", ["Bias", "Scale"])
+def test_a_shift_of_any_spelling_does_not_go_into_halves(spelled: str, tmp_path: Path) -> None:
+    """What a first fold has left as a Scale, a second one must not take."""
+    text = data() + layer("Power", "p", "data", "p", "power_param { shift: 1001 }") + layer("ReLU", "r", "p", "r")
+    shifted = {"Bias": "bias_param { }", "Scale": "scale_param { bias_term: true }"}[spelled]
+    text += conv("c", "r", "c", more="bias_term: false") + layer(spelled, "s", "c", "s", shifted)
+    blobs = [np.full(4, -1001.0)] if spelled == "Bias" else [np.full(4, 3.0), np.full(4, -3003.0)]
+    text += scaled("g", "s", "g", "") + layer("TanH", "t", "g", "t")
+    files = raw_net(tmp_path, text, {"c": [np.eye(4)[:, :, None, None]], "g": [np.full(4, 1.5)]})
+    whole = files.caffemodel.read_bytes() + stored("s", *(raw(array, dtype=np.float32) for array in blobs))
+    files.caffemodel.write_bytes(whole)
+    folded = fold(files)
+    assert "cancellation" in codes(folded.result)
+    assert_equal(run(files), run(folded.files), 1e-3)
+    fold_files(folded.files, tmp_path / "again", Options(verify=False))
+    assert_equal(run(files), run(Files(tmp_path / "again.prototxt", tmp_path / "again.caffemodel")), 1e-3)
 
 
 POOL = "pooling_param { pool: AVE kernel_size: 2 }"
