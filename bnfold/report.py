@@ -186,7 +186,7 @@ def _not_understood(data: Data, verbose: bool) -> Iterator[Table]:
     if data["opaque"]:
         rows = list((_opaque if verbose else _opaque_groups)(data["opaque"]))
         columns = ("layers", "type", "why", "where") if verbose else ("layers", "type", "why")
-        yield Table(f"{len(data['opaque'])} not understood (opaque), folded around", columns, rows)
+        yield Table(f"{len(data['opaque'])} not understood (opaque)", columns, rows)
 
 
 def _opaque(layers: Sequence[Data]) -> Iterator[list[str]]:

@@ -1,4 +1,5 @@
-"""The fields of a prototxt that cannot matter at inference, whatever they say. Nothing in them is read.
+"""The fields of a prototxt that cannot matter at inference, whatever they say. Nothing in them is read, but for one
+question: whether a Scale that has no weights at all would be filled as the identity.
 
 A field is in the schema (proto/caffe.proto), and then a row of `layers` reads it; or it is here; or it is not
 understood, and its layer opaque. What fills or trains weights is here because the weights come from the caffemodel,

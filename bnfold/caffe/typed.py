@@ -90,10 +90,7 @@ def set_or_report(proto: Proto, name: str, entry: Entry, unread: list[Unread], p
 
 
 def set_field(proto: Proto, name: str, entry: Entry) -> None:
-    """Set the scalar field `name`, or add to it if it is repeated.
-
-    Raises InputError like `fill`, and for a value that an enum does not have.
-    """
+    """Set the scalar field `name`, or add to it if it is repeated. Raises InputError like `fill`."""
     field, repeated = _fields(proto.DESCRIPTOR)[name]
     value = _value(field, entry)
     if repeated:
@@ -122,11 +119,7 @@ def _value(field: FieldDescriptor, entry: Entry) -> Any:
             raise entry.fail(f"`{entry.name}` must be from {low} to {high} and is {value}")
         return value
     if field.enum_type is not None:
-        if (number := enumerated(field, entry)) is None:
-            raise entry.fail(
-                f"`{entry.name}` is {entry.text}", f"it can be {', '.join(field.enum_type.values_by_name)}"
-            )
-        return number
+        return enumerated(field, entry)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         text = entry.string()
         if field.type == FieldDescriptor.TYPE_BYTES:

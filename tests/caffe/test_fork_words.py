@@ -103,6 +103,26 @@ def test_a_word_of_a_fork(
     assert other.shape != wanted.shape or np.abs(other - wanted).max() > 0.1 * np.abs(wanted).max()
 
 
+SIDES = "pad_l: 1 pad_r: 0 pad_t: 2 pad_b: 1"
+
+
+def test_padding_by_sides_takes_from_a_deconvolution(tmp_path: Path) -> None:
+    text = CONV.replace('"Convolution"', '"Deconvolution"')
+    x = {"data": noise("data", *SIZE)}
+    whole = run(save(tmp_path, data(*SIZE) + text.replace("%", ""), {"l": [he(4, 3, 3, 3)]}), x)["y"]
+    found = run(save(tmp_path, data(*SIZE) + text.replace("%", SIDES), {"l": [he(4, 3, 3, 3)]}), x)["y"]
+    np.testing.assert_allclose(found, whole[:, :, 2:-1, 1:], rtol=0, atol=1e-5)
+
+
+def test_padding_by_sides_in_front_of_im2col(tmp_path: Path) -> None:
+    text = layer("Im2col", "l", "data", "y", "convolution_param { kernel_size: 3 % }")
+    x = noise("data", *SIZE)
+    padded = np.pad(x, ((0, 0), (0, 0), (2, 1), (1, 0)))
+    whole = run(save(tmp_path, data(*padded.shape) + text.replace("%", ""), {"x": [np.ones(1)]}), {"data": padded})["y"]
+    found = run(save(tmp_path, data(*SIZE) + text.replace("%", SIDES), {"x": [np.ones(1)]}), {"data": x})["y"]
+    np.testing.assert_array_equal(found, whole)
+
+
 def test_folds_into_and_past_the_words(tmp_path: Path) -> None:
     net = data(*SIZE) + CONV.replace("%", "pad_l: 1 pad_b: 2 hole: 2") + bn("b", "y", "y") + scaled("s", "y", "y")
     net += layer("Pooling", "p", "y", "p", "pooling_param { pool: AVE_EXC_PAD kernel_size: 2 pad_r: 1 }") + bn(
