@@ -12,15 +12,7 @@ TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of 
 if TYPE_CHECKING:
     from typing import Any
 
-    from .errors import (
-        AmbiguousError,
-        BnfoldError,
-        InputError,
-        OutputError,
-        StrictError,
-        UsageError,
-        VerificationError,
-    )
+    from .errors import AmbiguousError, BnfoldError, InputError, OutputError, StrictError, UsageError, VerificationError
     from .options import Options
     from .pipeline import Result, explain, export, fold
 

@@ -119,10 +119,10 @@ def _export(words: Sequence[str]) -> None:
     from .options import Options
 
     options = Options(bn_blobs=given.bn_blobs, **_state(given))
-    from . import report, terminal
+    from .report import data, tables, terminal
 
     result = pipeline.export(given.prototxt, given.caffemodel, given.out, options, **how)
-    terminal.write_text(report.as_notices(report.as_data(result)), sys.stdout)
+    terminal.write_text(tables.as_notices(data.as_data(result)), sys.stdout)
     for path, size in result.files.items():
         print(printable(f"{path}  {size:,} bytes"))
 
@@ -204,28 +204,28 @@ def _input(word: str) -> tuple[str, tuple[int, ...]]:
 
 def _report(result: Result, json_file: str | None, *, quiet: bool, verbose: bool) -> None:
     """The tables on stdout, unless JSON goes there."""
-    from . import report, terminal
+    from .report import data, tables, terminal
 
-    data = report.as_data(result)
+    made = data.as_data(result)
     if json_file is not None:
         import json
 
-        from .names import told
+        from .ir.names import told
 
-        text = json.dumps(told(data), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(told(made), indent=2, allow_nan=False) + "\n"
         if json_file == "-":
             print(text, end="")
             return
         _write(json_file, text)
     if not quiet:
-        terminal.write_text(report.as_tables(data, verbose=verbose), sys.stdout)
+        terminal.write_text(tables.as_tables(made, verbose=verbose), sys.stdout)
 
 
 def _write(name: str, text: str, *, for_good: bool = True) -> None:
     from pathlib import Path
 
     from .files import Staging
-    from .wire import Rope
+    from .protobuf import Rope
 
     path = Path.cwd() / name
     with Staging(path.parent) as staging:

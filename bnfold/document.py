@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from .graph import Graph, Value
-from .records import Notice, Opaque, Plan, Style
-from .wire import Rope
+from .ir.graph import Graph, Value
+from .planner.records import Notice, Opaque, Plan, Style
+from .protobuf import Rope
 
 
 @dataclass(frozen=True, slots=True)

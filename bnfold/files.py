@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import InputError, OutputError
-from .wire import Rope
+from .protobuf import Rope
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 """How a file of this format begins."""

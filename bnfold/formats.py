@@ -47,7 +47,7 @@ def open_document(paths: Sequence[Path], options: Options) -> Document:
 
 def _kind(path: Path) -> str:
     """`onnx`, `caffemodel` (HDF5, too) or `prototxt`, by the first bytes, then by the top-level fields."""
-    from . import wire
+    from . import protobuf
 
     with open_mapped(path) as data:
         head = bytes(data[:4096])
@@ -56,12 +56,16 @@ def _kind(path: Path) -> str:
         if not any(byte < 9 or 13 < byte < 32 for byte in head):
             return "prototxt"
         try:
-            found = {(part.number, part.wire) for part in wire.fields(data)}
-        except wire.WireError as error:
+            found = {(part.number, part.wire) for part in protobuf.fields(data)}
+        except protobuf.WireError as error:
             hint = "it is neither text nor a whole ONNX or Caffe model; was it copied or downloaded whole?"
             raise InputError(f"cannot be read: {error}", where=str(path), hint=hint) from None
-    caffe = {(1, wire.BYTES), (2, wire.BYTES), (100, wire.BYTES)}  # the net's name, its layers; ONNX: version, producer
-    return "caffemodel" if found & caffe and not found & {(1, wire.VARINT), (7, wire.BYTES)} else "onnx"
+    caffe = {
+        (1, protobuf.BYTES),
+        (2, protobuf.BYTES),
+        (100, protobuf.BYTES),
+    }  # the net's name, its layers; ONNX: version, producer
+    return "caffemodel" if found & caffe and not found & {(1, protobuf.VARINT), (7, protobuf.BYTES)} else "onnx"
 
 
 def caffe_order(paths: Sequence[Path]) -> tuple[Path, Path]:

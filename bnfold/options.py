@@ -42,7 +42,7 @@ class Options:
         if self.phase not in (None, "TEST", "TRAIN"):
             raise UsageError(f"phase {self.phase!r} is neither TEST nor TRAIN")
         if self.bn_blobs is not None:
-            from .caffe.layers_batchnorm import read_order
+            from .caffe.layers.batchnorm import read_order
 
             read_order(self.bn_blobs)
         for name in ("stages", "keep"):

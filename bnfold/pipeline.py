@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     import onnx
 
     from .document import Document
-    from .graph import Graph
-    from .records import Notice, Opaque, Plan
-    from .verify import Verification, Verifier
+    from .ir.graph import Graph
+    from .planner.records import Notice, Opaque, Plan
+    from .verification.outcome import Verification
+    from .verification.verifier import Verifier
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = "PathLike | Sequence[PathLike]"
@@ -55,7 +56,7 @@ class Result:
     @property
     def kept_batch_norms(self) -> list[str]:
         """The names of the BatchNorm layers that stay as they are, those by their name that are opaque included."""
-        from .records import is_batch_norm
+        from .planner.records import is_batch_norm
 
         names = [s.node for _, plan in self.plans for s in plan.stayed if is_batch_norm(s.type)]
         for _, plan in self.plans:
@@ -191,7 +192,7 @@ def _no_collector() -> Iterator[None]:
 
 
 def _planned(document: Document) -> tuple[Result, dict[Graph, Plan]]:
-    from .plan import plan
+    from .planner.passes import plan
 
     plans = {graph: plan(graph, document.style) for graph in document.graphs()}
     named = tuple((graph.name, made) for graph, made in plans.items())
@@ -202,7 +203,7 @@ def _planned(document: Document) -> tuple[Result, dict[Graph, Plan]]:
 
 
 def _verifier(stack: contextlib.ExitStack) -> Verifier:
-    from .verify import Verifier
+    from .verification.verifier import Verifier
 
     return stack.enter_context(Verifier())
 
@@ -219,8 +220,8 @@ def _verified(
     original: Document, folded: Document, result: Result, plans: Mapping[Graph, Plan], verifier: Any
 ) -> Result:
     """`result` with the verification's figures; raises MismatchError."""
-    from .verify import Verification
-    from .verify.taps import taps
+    from .verification.outcome import Verification
+    from .verification.probes import taps
 
     if not any(plan.changes for plan in plans.values()) and _equal(original.sources, folded.sources):
         return replace(result, verification=Verification(identical=True))

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.document import Runnable
-from bnfold.wire import Rope
+from bnfold.protobuf import Rope
 
 Array = npt.NDArray[Any]
 

@@ -74,7 +74,7 @@ def test_the_suffix_of_either_file_may_name_the_pair(work: Path, name: str) -> N
 
 
 def test_verification_failed_1(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from bnfold import verify
+    from bnfold.verification import verifier as verify
 
     def differ(self: Any, *args: Any) -> verify.Verification:
         wrong = verify.Compared("y", "bn1 → conv1", 0.5, 1e-7, 1e-6)
@@ -224,15 +224,16 @@ def test_interrupt_130(monkeypatch: pytest.MonkeyPatch, work: Path) -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-from bnfold import {module}, cli
+import bnfold.{module}
+from bnfold import cli
 
-real = {module}.{function}
+real = bnfold.{module}.{function}
 
 def interrupting(*args, **how):
     os.killpg(0, signal.SIGINT)
     return real(*args, **how)
 
-{module}.{function} = interrupting
+bnfold.{module}.{function} = interrupting
 sys.exit(cli.main(["keras.onnx", "-o", "x.onnx"]))
 """
 """The program that interrupts its whole group, as Ctrl-C does, the verification's process included."""
@@ -246,7 +247,7 @@ sys.exit(cli.main(["keras.onnx", "-o", "x.onnx"]))
         ("pipeline", "_planned"),
         ("files", "Staging.write"),
         ("pipeline", "_verified"),
-        ("verify", "Verifier.compare"),
+        ("verification.verifier", "Verifier.compare"),
         ("files", "Staging.commit"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from bnfold.errors import InputError, OutputError
 from bnfold.files import Staging, open_mapped
-from bnfold.wire import Lazy, Rope
+from bnfold.protobuf import Lazy, Rope
 
 OLD = {"net.prototxt": b"old text", "net.caffemodel": b"old weights"}
 NEW = {"net.prototxt": b"new text", "net.caffemodel": b"new weights", "net.data": b"new data"}

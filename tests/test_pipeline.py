@@ -13,9 +13,11 @@ import pytest
 from nets import Net, random_block
 
 import bnfold
+from bnfold.formats import open_document
 from bnfold.options import Options
-from bnfold.pipeline import MismatchError, explain, fold, open_document
-from bnfold.verify import Verifier, taps
+from bnfold.pipeline import MismatchError, explain, fold
+from bnfold.verification.probes import taps
+from bnfold.verification.verifier import Verifier
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_what_is_written_is_what_is_verified(
     real = type(document).folded
 
     def harmed(self: Any, plans: Any, places: Sequence[Path]) -> Any:
-        from bnfold.wire import Rope
+        from bnfold.protobuf import Rope
 
         (out,) = places
         files = dict(real(self, plans, places))
@@ -126,9 +128,9 @@ def test_taps_stand_where_nothing_has_changed(samples: Path) -> None:
     """Behind each fold of the residual block, in the order of the net."""
     options = Options()
     document = open_document([samples / "resnet_block.prototxt", samples / "resnet_block.caffemodel"], options)
-    from bnfold.plan import plan
+    from bnfold.planner.passes import plan
 
-    watched = taps.taps(document, {graph: plan(graph, document.style) for graph in document.graphs()})
+    watched = taps(document, {graph: plan(graph, document.style) for graph in document.graphs()})
     assert [tap.layers for tap in watched] == [
         "bn_conv1, scale_conv1 → conv1",
         "bn2a_branch1, scale2a_branch1 → res2a_branch1",

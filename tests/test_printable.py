@@ -16,10 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import cli, pipeline
 from bnfold.errors import BnfoldError, InputError
-from bnfold.names import told
+from bnfold.ir.names import told
 from bnfold.printable import printable
-from bnfold.report import Table, as_data, as_tables
-from bnfold.terminal import write_text
+from bnfold.report.data import as_data
+from bnfold.report.tables import Table, as_tables
+from bnfold.report.terminal import write_text
 
 EVIL = "\x1b]0;t\x07\nFORGED\r\x7f\u202e\u2066\x85\u2028\u200b\udc80"
 SHOWN = r"\x1b]0;t\x07\nFORGED\r\x7f\u202e\u2066\x85\u2028\u200b\x80"

@@ -13,7 +13,7 @@ import pytest
 
 import bnfold
 from bnfold import errors
-from bnfold.caffe.layers import ROWS
+from bnfold.caffe.layers.table import ROWS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

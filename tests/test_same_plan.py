@@ -21,14 +21,14 @@ import pytest
 from caffe.build import Files, bn, conv, data, layer, scaled
 from caffe.weigh import weighed
 
-from bnfold.affine import Affine
 from bnfold.caffe.document import CaffeDocument
 from bnfold.caffe.export import model
-from bnfold.graph import Graph, Node
-from bnfold.names import readable
+from bnfold.ir.graph import Graph, Node
+from bnfold.ir.names import readable
 from bnfold.onnx.document import OnnxDocument
-from bnfold.plan import plan
-from bnfold.records import Decision, Plan
+from bnfold.planner.affine import Affine
+from bnfold.planner.passes import plan
+from bnfold.planner.records import Decision, Plan
 
 # ---------------------------------------------------------------------------------------------------------- both plans
 

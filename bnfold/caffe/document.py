@@ -12,17 +12,18 @@ from pathlib import Path
 
 from ..document import Runnable
 from ..errors import InputError, UsageError
-from ..graph import Graph, Node, Shape, Value
-from ..names import spelled
-from ..onnx_writer import Header, write
+from ..ir.graph import Graph, Node, Shape, Value
+from ..ir.names import spelled
+from ..onnx.serialize import Header, write
 from ..places import same
-from ..records import Notice, Opaque, Plan, Style
-from ..wire import Rope
+from ..planner.records import Notice, Opaque, Plan, Style
+from ..protobuf import Rope
 from .edit import NetEdit, tap_names
-from .lowering import DEFAULT_OPSET, Lowered, lower
+from .leftover import growth
+from .lowered import Lowered
+from .lowering import DEFAULT_OPSET, lower
 from .net import CaffeNet, Phase, load
 from .notices import notices
-from .residue import growth
 
 IR_VERSION = 7
 """Of the models for the verifier: the one that opset 13 came with."""

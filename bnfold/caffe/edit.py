@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..affine import Absorbed, absorb_bias, absorb_weight
-from ..graph import Node, Value
-from ..records import Decision, Plan
-from ..roles import Linear, linear
-from ..wire import Rope
-from .caffemodel import Blob, Caffemodel, LayerChange, NewBlob, NewLayer
-from .layers import ROWS, Role
-from .lowering import Lowered, LoweredLayer
+from ..ir.graph import Node, Value
+from ..planner.affine import Absorbed, absorb_bias, absorb_weight
+from ..planner.foldable import Linear, linear
+from ..planner.records import Decision, Plan
+from ..protobuf import Rope
+from .layers.table import ROWS, Role
+from .leftover import Host, host, layers_of
+from .lowered import Lowered, LoweredLayer
 from .naming import Step, blob_names, check_made, check_names
 from .net import CaffeNet, Layer
-from .prototxt import Entry, Message
-from .prototxt_edit import Edits
-from .residue import Host, host, layers_of
+from .text.edit import Edits
+from .text.tree import Entry, Message
+from .weights.blob import Blob, LayerChange, NewBlob, NewLayer
+from .weights.caffemodel import Caffemodel
 
 AnyBlob = Blob | NewBlob
 

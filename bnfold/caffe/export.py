@@ -9,11 +9,12 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError, UsageError
-from ..onnx_writer import LIMIT, Header, write
+from ..onnx.serialize import LIMIT, Header, write
+from ..planner.records import Notice, Opaque
 from ..printable import printable
-from ..records import Notice, Opaque
-from ..wire import Rope
-from .lowering import DEFAULT_OPSET, Lowered, lower
+from ..protobuf import Rope
+from .lowered import Lowered
+from .lowering import DEFAULT_OPSET, lower
 from .net import CaffeNet, Phase, load
 from .notices import notices
 

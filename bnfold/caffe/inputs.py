@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from ..errors import InputError, UsageError
-from ..graph import Value
+from ..ir.graph import Value
 from .net import CaffeNet, Layer
 
 _OPTIONS = {

@@ -9,52 +9,24 @@ overwritten (see memory.py) becomes a node `caffe.TYPE` of unknown result.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import InputError, UsageError
-from ..graph import Graph, Node, Shape, Value, reads_content
-from ..names import Names
-from ..records import Notice, Opaque
-from ..roles import AFFINE
-from .builder import FLOAT, Builder, Unknown
+from ..ir.graph import Graph, Shape, Value, reads_content
+from ..ir.names import Names
+from ..planner.foldable import AFFINE
+from ..planner.records import Notice, Opaque
 from .inputs import check_given, missing, settle_channels
-from .layers import ROWS, Role, Row
+from .layers.builder import FLOAT, Builder, Unknown
+from .layers.table import ROWS, Role, Row
+from .lowered import Lowered, LoweredLayer
 from .memory import Memory
 from .net import CaffeNet, Layer
 
 OPSETS = range(13, 24)
 """Versions of ONNX's standard domain that the rows know how to write."""
 DEFAULT_OPSET = 13
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class LoweredLayer:
-    """A layer, the values of its bottoms and tops in its order, and the nodes that compute them."""
-
-    layer: Layer
-    bottoms: list[Value]
-    tops: list[Value]
-    nodes: list[Node]
-
-
-@dataclass(eq=False, slots=True)
-class Lowered:
-    """`opaque` says of each layer that has no description here why, `sources` of those that are taken for inputs.
-
-    `clobbered` are the reads of overwritten memory; `frozen` is all that lies in such memory, and `unproven` the blobs
-    there that are outputs of the net, which the graph does not have.
-    """
-
-    graph: Graph
-    layers: list[LoweredLayer] = field(default_factory=list)
-    opaque: dict[Layer, Opaque] = field(default_factory=dict)
-    sources: list[Opaque] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
-    clobbered: list[InputError] = field(default_factory=list)
-    frozen: set[Value] = field(default_factory=set)
-    unproven: list[str] = field(default_factory=list)
 
 
 def lower(

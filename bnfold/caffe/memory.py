@@ -8,15 +8,12 @@ single assignment. So such memory is left as it is: no fold changes, moves or re
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..graph import Value
-from ..roles import AFFINE
+from ..ir.graph import Value
+from ..planner.foldable import AFFINE
+from .lowered import LoweredLayer
 from .net import Layer
-
-if TYPE_CHECKING:
-    from .lowering import LoweredLayer
 
 
 class Memory:

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..errors import PostconditionError
-from ..graph import Value
-from ..names import Names
-from ..records import Plan
-from .layers import ROWS
-from .lowering import Lowered
+from ..ir.graph import Value
+from ..ir.names import Names
+from ..planner.records import Plan
+from .layers.table import ROWS
+from .lowered import Lowered
 from .net import Layer
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError
-from ..wire import decoded, encoded
+from ..protobuf import decoded, encoded
 from . import caffe_pb2 as pb
-from .caffemodel import Blob, Caffemodel
-from .fields import harmless
 from .phases import is_included
-from .prototxt import Entry, Message, Source, read
-from .typed import Unread, fill, set_field, unknown_field
+from .text.fields import harmless
+from .text.tree import Entry, Message, Source, read
+from .text.typed import Unread, fill, set_field, unknown_field
 from .upgrade import fill_v1, v1_type
+from .weights.blob import Blob
+from .weights.caffemodel import Caffemodel
 
 Phase = Literal["TRAIN", "TEST"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..records import Notice, is_batch_norm
-from .caffemodel import StoredLayer
+from ..planner.records import Notice, is_batch_norm
 from .net import CaffeNet
+from .weights.caffemodel import StoredLayer
 
 _SHOWN = 5
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from google.protobuf.message import Message as Proto
 
 from . import caffe_pb2 as pb
-from .fields import harmless
-from .prototxt import Entry, Kind, Message
-from .typed import Unread, fill, set_or_report, unknown_field
+from .text.fields import harmless
+from .text.tree import Entry, Kind, Message
+from .text.typed import Unread, fill, set_or_report, unknown_field
 
 _V1_ENUM = (  # today's name by the number in V1LayerParameter.LayerType
     "", "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss", "Flatten", "HDF5Data",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..wire import BYTES, FIXED32, Buffer, Field, WireError, fields
+from ..protobuf import BYTES, FIXED32, Buffer, Field, WireError, fields
 from .messages import StoredSparse, StoredTensor, message, number, numbers, read_sparse, read_tensor, text
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import Array, Node, Tensor
-from ..shapes_values import slice_arguments, slice_indices
+from ..ir.graph import Array, Node, Tensor
+from ..ir.shapes.arguments import slice_arguments, slice_indices
 
 LARGEST = 1 << 30
 """An expression with more work than this, in elements over all its nodes, is not taken for a constant."""

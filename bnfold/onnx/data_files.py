@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..files import open_mapped
 from .messages import StoredTensor
-from .model import Data, StoredGraph, StoredNode, read_model, walk
+from .read import Data, StoredGraph, StoredNode, read_model, walk
 
 if TYPE_CHECKING:
     from .edit import Edit
-    from .scopes import Scope
+    from .graphs import Scope
 
 
 def data_name(model: str, number: int) -> str:

@@ -11,19 +11,19 @@ from pathlib import Path
 from ..document import Runnable
 from ..errors import InputError, OutputError, UsageError
 from ..files import open_mapped
-from ..graph import Graph, Value
-from ..records import Notice, Opaque, Plan, Style
-from ..wire import Rope, WireError, string
+from ..ir.graph import Graph, Value
+from ..planner.records import Notice, Opaque, Plan, Style
+from ..protobuf import Rope, WireError, string
 from .data_files import data_name, locations, remaining, tensors_of
 from .edit import Edit, Editor
+from .graphs import Builder, pin
 from .growth import growth
-from .model import Data, read_model
 from .postconditions import check
+from .read import Data, read_model
 from .render import Renderer, Storage
-from .scopes import Builder, pin
+from .splice import value_info
 from .tensors import External, Tensors, overlapping
 from .uses import Uses
-from .write import value_info
 
 _FOREIGN = {
     b"version https://git-lfs": ("a pointer of Git LFS, not the model itself", "run `git lfs pull`"),

@@ -6,17 +6,17 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from ..graph import Graph, Node, Value
-from ..names import Names
-from ..records import Plan
-from ..wire import Rope
-from .absorb import Job, jobs
+from ..ir.graph import Graph, Node, Value
+from ..ir.names import Names
+from ..planner.records import Plan
+from ..protobuf import Rope
+from .graphs import Scope
+from .leftover import Place, residue
 from .messages import StoredSparse, StoredTensor
-from .model import StoredNode
-from .residue import Place, residue
-from .scopes import Scope
+from .parameters import Job, jobs
+from .read import StoredNode
+from .splice import Content, Wires, Written
 from .uses import Uses
-from .write import Content, Wires, Written
 
 NOTHING = Written(Rope())
 

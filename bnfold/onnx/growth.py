@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 
-from ..affine import Affine
-from ..graph import Node, Value
-from ..records import Chain
+from ..ir.graph import Node, Value
+from ..planner.affine import Affine
+from ..planner.records import Chain
+from .leftover import Place, residue
 from .messages import StoredTensor
-from .model import StoredNode
-from .residue import Place, residue
+from .read import StoredNode
+from .splice import Content, framed, tensor
 from .uses import Uses
-from .write import Content, framed, tensor
 
 
 def growth(uses: Uses, buffer: memoryview, changes: Mapping[Chain, Affine | None]) -> int:

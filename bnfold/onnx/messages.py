@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..wire import BYTES, FIXED32, FIXED64, VARINT, Buffer, Field, WireError, fields, packed_varints, signed
+from ..protobuf import BYTES, FIXED32, FIXED64, VARINT, Buffer, Field, WireError, fields, packed_varints, signed
 
 Span = tuple[int, int]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Sequence
 
-from .model import StoredGraph, StoredNode
+from .read import StoredGraph, StoredNode
 
 
 class CycleError(ValueError):

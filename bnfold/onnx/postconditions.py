@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from ..errors import PostconditionError
 from .data_files import literals_of
 from .edit import Edit
-from .model import StoredNode
-from .scopes import Scope
-from .write import Line
+from .graphs import Scope
+from .read import StoredNode
+from .splice import Line
 
 
 def check(edits: Mapping[Scope, Edit]) -> None:

@@ -6,14 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..wire import Lazy, Rope, fields
+from ..protobuf import Lazy, Rope, fields
 from .data_files import literals_of, tensors_of
 from .edit import Edit
+from .graphs import Scope
 from .messages import StoredTensor
-from .model import StoredModel, StoredNode
-from .scopes import Scope
-from .tensors import External
-from .write import (
+from .read import StoredModel, StoredNode
+from .splice import (
     Content,
     Splice,
     constant_node,
@@ -25,6 +24,7 @@ from .write import (
     tensor_with,
     value_info,
 )
+from .tensors import External
 
 
 class Storage:

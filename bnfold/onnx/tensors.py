@@ -17,10 +17,10 @@ import numpy as np
 
 from ..errors import BnfoldError, InputError
 from ..files import open_mapped
-from ..graph import Array, Tensor
-from ..wire import Field
+from ..ir.graph import Array, Tensor
+from ..protobuf import Field
 from .messages import StoredSparse, StoredTensor
-from .model import Data
+from .read import Data
 
 DType = np.dtype[Any]
 

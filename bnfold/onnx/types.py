@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..graph import Shape
-from ..wire import Buffer, fields
+from ..ir.graph import Shape
+from ..protobuf import Buffer, fields
 from .messages import Span, message, number
 from .tensors import OPAQUE, DType, element_type
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ..graph import Node, Value
+from ..ir.graph import Node, Value
+from .graphs import Scope
 from .messages import StoredSparse, StoredTensor
-from .scopes import Scope
 
 
 class Uses:

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from bnfold import wire
+from bnfold import protobuf
 from bnfold.caffe import caffe_pb2 as pb
-from bnfold.caffe.caffemodel import Caffemodel
 from bnfold.caffe.export import model
 from bnfold.caffe.net import CaffeNet, load
+from bnfold.caffe.weights.caffemodel import Caffemodel
 from bnfold.options import Options
 from bnfold.pipeline import Result
 from bnfold.pipeline import fold as fold_files
@@ -44,24 +44,24 @@ def blob(array: Array, *, legacy: bool = False) -> bytes:
     """A BlobProto: float64 as `double_data`, all else as `data`; `legacy` has the shape in four fields."""
     values = np.ascontiguousarray(array, "<f8" if array.dtype == np.float64 else "<f4")
     extents = (1,) * (4 - array.ndim) + array.shape
-    dims = b"".join(map(wire.varint, array.shape))
-    four = b"".join(wire.integer(i, e) for i, e in enumerate(extents, 1))
-    shape = four if legacy else wire.delimited(7, wire.delimited(1, dims))
-    return shape + wire.delimited(8 if array.dtype == np.float64 else 5, values.tobytes())
+    dims = b"".join(map(protobuf.varint, array.shape))
+    four = b"".join(protobuf.integer(i, e) for i, e in enumerate(extents, 1))
+    shape = four if legacy else protobuf.delimited(7, protobuf.delimited(1, dims))
+    return shape + protobuf.delimited(8 if array.dtype == np.float64 else 5, values.tobytes())
 
 
 def stored(name: str, *blobs: Array | bytes, kind: str = "", legacy: bool = False, more: bytes = b"") -> bytes:
     """One layer of a caffemodel; `more` are further fields of it."""
-    body = wire.string(1, name) + (wire.string(2, kind) if kind else b"") + more
+    body = protobuf.string(1, name) + (protobuf.string(2, kind) if kind else b"") + more
     for item in blobs:
-        body += wire.delimited(7, item if isinstance(item, bytes) else blob(item, legacy=legacy))
-    return wire.delimited(100, body)
+        body += protobuf.delimited(7, item if isinstance(item, bytes) else blob(item, legacy=legacy))
+    return protobuf.delimited(100, body)
 
 
 def stored_v1(name: str, *blobs: Array, number: int = 0, more: bytes = b"") -> bytes:
     """One layer of a caffemodel of 2014, which gives types as numbers."""
-    body = wire.string(4, name) + (wire.integer(5, number) if number else b"") + more
-    return wire.delimited(2, body + b"".join(wire.delimited(6, blob(item, legacy=True)) for item in blobs))
+    body = protobuf.string(4, name) + (protobuf.integer(5, number) if number else b"") + more
+    return protobuf.delimited(2, body + b"".join(protobuf.delimited(6, blob(item, legacy=True)) for item in blobs))
 
 
 def filled(blob: pb.BlobProto) -> bool:
@@ -104,7 +104,7 @@ def save(folder: Path, text: str | bytes, weights: Weights, name: str = "net") -
     files.prototxt.write_bytes(text if isinstance(text, bytes) else text.encode())
     if isinstance(weights, Mapping):
         weights = [stored(layer, *arrays) for layer, arrays in weights.items()]
-    files.caffemodel.write_bytes(wire.string(1, "net") + b"".join(weights))
+    files.caffemodel.write_bytes(protobuf.string(1, "net") + b"".join(weights))
     return files
 
 

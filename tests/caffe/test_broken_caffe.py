@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from mutants import changed, refused, seeds
 
-from bnfold.caffe.builder import Builder
 from bnfold.caffe.export import model
-from bnfold.caffe.layers import ROWS, register
+from bnfold.caffe.layers.builder import Builder
+from bnfold.caffe.layers.table import ROWS, register
 from bnfold.caffe.lowering import lower
 from bnfold.caffe.net import load
 from bnfold.errors import InputError
-from bnfold.graph import Value
+from bnfold.ir.graph import Value
 
 from .build import Array, blob, fold, layer, noise, save, stored
 

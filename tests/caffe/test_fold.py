@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bnfold import wire
+from bnfold import protobuf
 from bnfold.errors import InputError, StrictError, UsageError
 from bnfold.pipeline import explain
 
@@ -546,7 +546,7 @@ def test_a_relu_inside_a_batch_norm_stays(tmp_path: Path) -> None:
 def test_a_bias_is_added_in_text_and_in_the_stored_parameter(tmp_path: Path) -> None:
     net = data() + conv("c", "data", "c", more="bias_term: false", body="param { lr_mult: 1 }") + bn("b", "c", "c")
     weight, (mean, variance, factor) = he(4, 4, 1, 1), batch_norm(4)
-    stored_param = wire.delimited(106, wire.integer(1, 4) + wire.integer(2, 0))
+    stored_param = protobuf.delimited(106, protobuf.integer(1, 4) + protobuf.integer(2, 0))
     files = save(
         tmp_path, net, [stored("c", weight, kind="Convolution", more=stored_param), stored("b", mean, variance, factor)]
     )
@@ -556,7 +556,9 @@ def test_a_bias_is_added_in_text_and_in_the_stored_parameter(tmp_path: Path) -> 
     found = folded.blobs["c"]
     assert np.allclose(found[0], weight * multiplier[:, None, None, None], rtol=1e-6)
     assert np.allclose(found[1], -mean / factor * multiplier, rtol=1e-6)
-    assert wire.delimited(106, wire.integer(1, 4) + wire.integer(2, 1)) in folded.files.caffemodel.read_bytes()
+    assert (
+        protobuf.delimited(106, protobuf.integer(1, 4) + protobuf.integer(2, 1)) in folded.files.caffemodel.read_bytes()
+    )
 
 
 def test_no_bias_is_added_where_nothing_shifts(tmp_path: Path) -> None:
@@ -569,7 +571,9 @@ def test_no_bias_is_added_where_nothing_shifts(tmp_path: Path) -> None:
 def test_weights_that_no_fold_touched_keep_their_bytes(tmp_path: Path) -> None:
     net = data() + conv("c", "data", "c") + bn("b", "c", "c") + conv("d", "c", "d") + layer("Bias", "s", "d", "s")
     weight, bias = np.array([np.nan, -0.0, 1e-42, np.inf] * 4, np.float32).reshape(4, 4, 1, 1), he(4, 1)[:, 0]
-    odd = stored("d", he(4, 4, 1, 1), he(4, 1, seed=1)[:, 0], more=wire.delimited(999, b"vendor") + wire.integer(10, 1))
+    odd = stored(
+        "d", he(4, 4, 1, 1), he(4, 1, seed=1)[:, 0], more=protobuf.delimited(999, b"vendor") + protobuf.integer(10, 1)
+    )
     alien = stored("loss", he(3), kind="SomeLoss")
     files = save(
         tmp_path,
@@ -590,7 +594,7 @@ def test_weights_that_no_fold_touched_keep_their_bytes(tmp_path: Path) -> None:
     assert stored("k", weight, bias) in content
     weight_of_d = stored("d", he(4, 4, 1, 1))[2:]  # the shift goes into the bias alone
     assert weight_of_d[-64:] in content
-    assert wire.delimited(999, b"vendor") + wire.integer(10, 1) in content
+    assert protobuf.delimited(999, b"vendor") + protobuf.integer(10, 1) in content
 
 
 def test_a_layer_of_the_caffemodel_that_goes_and_stands_there_twice(tmp_path: Path) -> None:
@@ -642,7 +646,7 @@ V1 = (
     'layers { name: "c" type: CONVOLUTION bottom: "data" top: "c" blobs_lr: 1 '
     "convolution_param { num_output: 4 kernel_size: 1 bias_term: false } }\n"
 )
-V1_CONV = wire.delimited(10, wire.integer(1, 4) + wire.integer(2, 0))
+V1_CONV = protobuf.delimited(10, protobuf.integer(1, 4) + protobuf.integer(2, 0))
 
 
 def test_v1_power_folds_into_a_convolution(tmp_path: Path) -> None:
@@ -652,7 +656,9 @@ def test_v1_power_folds_into_a_convolution(tmp_path: Path) -> None:
     )
     assert folded.text == V1.replace("false", "true").replace('top: "c"', 'top: "p"')
     assert [blob.shape for blob in folded.blobs["c"]] == [(4, 4, 1, 1), (1, 1, 1, 4)]
-    assert wire.delimited(10, wire.integer(1, 4) + wire.integer(2, 1)) in folded.files.caffemodel.read_bytes()
+    assert (
+        protobuf.delimited(10, protobuf.integer(1, 4) + protobuf.integer(2, 1)) in folded.files.caffemodel.read_bytes()
+    )
 
 
 def test_v1_powers_become_one(tmp_path: Path) -> None:
@@ -762,7 +768,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, fault: str) -> None
 
 def test_the_prototxt_counts_and_not_the_parameters_in_the_caffemodel(tmp_path: Path) -> None:
     net = data() + conv("c", "data", "c", more="bias_term: false") + bn("b", "c", "b", "eps: 0.5") + relu("r", "b", "o")
-    lie = wire.delimited(139, wire.integer(1, 0))  # batch_norm_param { use_global_stats: false }
+    lie = protobuf.delimited(139, protobuf.integer(1, 0))  # batch_norm_param { use_global_stats: false }
     mean, variance, factor = batch_norm(4)
     files = save(tmp_path, net, [stored("c", he(4, 4, 1, 1)), stored("b", mean, variance, factor, more=lie)])
     x = np.ones((2, 4, 6, 6), np.float32)

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold import names, wire
+from bnfold import protobuf
 from bnfold.caffe.export import model
 from bnfold.caffe.net import load
 from bnfold.cli import main
 from bnfold.errors import InputError
+from bnfold.ir import names
 
 from .build import Files, assert_equal, batch_norm, bn, check, conv, data, fold, he, run, save, stored
 
@@ -39,7 +40,7 @@ def named(text: str, name: bytes) -> bytes:
 
 
 def weights(name: bytes) -> list[bytes]:
-    return [stored(wire.decoded(name), he(4, 4, 1, 1), he(4, 1)[:, 0]), stored("n", *batch_norm(4))]
+    return [stored(protobuf.decoded(name), he(4, 4, 1, 1), he(4, 1)[:, 0]), stored("n", *batch_norm(4))]
 
 
 def exported(files: Files) -> onnx.ModelProto:
@@ -60,7 +61,7 @@ def test_a_net_with_an_odd_name_folds(tmp_path: Path, name: bytes, text: str) ->
     entries = [*weights(name), stored("c2", he(4, 4, 1, 1), he(4, 1)[:, 0])]
     folded = check(save(tmp_path, named(data() + text, name), entries), verify=True)
     assert "BatchNorm" not in folded.types
-    assert folded.net.layers[1].name == wire.decoded(name)
+    assert folded.net.layers[1].name == protobuf.decoded(name)
 
 
 @pytest.mark.parametrize(("name", "wanted"), ODD.values(), ids=ODD)

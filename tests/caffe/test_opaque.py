@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bnfold.caffe.builder import Builder
 from bnfold.caffe.export import model
-from bnfold.caffe.layers import ROWS, register
+from bnfold.caffe.layers.builder import Builder
+from bnfold.caffe.layers.table import ROWS, register
 from bnfold.cli import main
 from bnfold.errors import InputError, StrictError, UsageError
-from bnfold.graph import Value
-from bnfold.records import Opaque
-from bnfold.report import as_data, as_tables
+from bnfold.ir.graph import Value
+from bnfold.planner.records import Opaque
+from bnfold.report.data import as_data
+from bnfold.report.tables import as_tables
 
 from .build import Files, batch_norm, bn, check, conv, data, fold, he, layer, save, scale, scaled, stored
 

@@ -15,7 +15,7 @@ from bnfold.caffe.document import CaffeDocument
 from bnfold.caffe.export import model
 from bnfold.caffe.net import load
 from bnfold.errors import InputError
-from bnfold.report import as_data
+from bnfold.report.data import as_data
 
 from .build import TOLERANCE, Files, Folded, bn, conv, data, fold, layer, noise, scaled
 from .simulate import simulate

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from bnfold import wire
+from bnfold import protobuf
 from bnfold.caffe import lowering
-from bnfold.caffe.caffemodel import Blob
 from bnfold.caffe.net import Layer, load
-from bnfold.graph import Value
+from bnfold.caffe.weights.blob import Blob
+from bnfold.ir.graph import Value
 
 from .build import Array, Files, batch_norm, he, save, scale, stored
 
@@ -69,7 +69,9 @@ def guesses(layer: Layer, bottoms: Sequence[Value]) -> list[Any]:
 def held(array: Array) -> Blob:
     """A blob as if it lay in a file."""
     data = memoryview(array.astype(np.float32).tobytes())
-    return Blob("", data, wire.Field(0, 2, 0, 0, 0, 0), array.shape, False, np.dtype("<f4"), array.size, (0, len(data)))
+    return Blob(
+        "", data, protobuf.Field(0, 2, 0, 0, 0, 0), array.shape, False, np.dtype("<f4"), array.size, (0, len(data))
+    )
 
 
 def convolution(layer: Layer, bottoms: list[Shape]) -> list[Array]:

@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.onnx.document import OnnxDocument
-from bnfold.plan import plan
+from bnfold.planner.passes import plan
 
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 5, 5])
 Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, list("nchw"))

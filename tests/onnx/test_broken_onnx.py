@@ -16,7 +16,7 @@ from onnx_models import constants, fold, fold_bytes, model, node, ops, same, ten
 
 from bnfold.errors import InputError
 from bnfold.onnx.document import OnnxDocument
-from bnfold.plan import plan
+from bnfold.planner.passes import plan
 
 INTS = (AttributeProto.INT, AttributeProto.INTS)
 Constants = dict[str, Any]

@@ -14,7 +14,7 @@ from onnx_models import batch_norm, conv_bn, model, node, norm, run, tensor
 
 from bnfold.errors import InputError, OutputError
 from bnfold.onnx.document import OnnxDocument
-from bnfold.plan import plan
+from bnfold.planner.passes import plan
 
 
 def stored(folder: Path, proto: onnx.ModelProto, location: str = "model.onnx.data") -> Path:

@@ -11,15 +11,16 @@ import onnx
 import pytest
 from onnx import helper
 from onnx_models import batch_norm, fold, fold_bytes, model, node, norm, ops, tensor
-from plan.steps import AFFINES, COMMUTING, OPAQUES, random_net
+from planner.steps import AFFINES, COMMUTING, OPAQUES, random_net
 
 from bnfold.onnx.document import OnnxDocument
-from bnfold.onnx_writer import Header, write
+from bnfold.onnx.serialize import Header, write
 from bnfold.options import Options
 from bnfold.pipeline import fold as fold_files
-from bnfold.plan import plan
-from bnfold.report import as_data, as_tables
-from bnfold.terminal import write_text
+from bnfold.planner.passes import plan
+from bnfold.report.data import as_data
+from bnfold.report.tables import as_tables
+from bnfold.report.terminal import write_text
 
 LARGE = helper.make_tensor_value_info("x", 1, [1, 2, 40, 40])
 ENDS = [helper.make_tensor_value_info(name, 1, list("nchw")) for name in "yz"]
@@ -48,7 +49,7 @@ def test_parameters_that_two_normalisations_share_are_not_written_twice(channels
 
 
 def test_no_random_model_grows_by_merges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plan.steps.KINDS", [AFFINES, AFFINES, AFFINES, COMMUTING, OPAQUES])
+    monkeypatch.setattr("planner.steps.KINDS", [AFFINES, AFFINES, AFFINES, COMMUTING, OPAQUES])
     ways: Counter[str] = Counter()
     for seed in range(400):
         stream = io.BytesIO()

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx_models import X, batch_norm, conv_bn, fold_bytes, model, node, norm, tensor, unchanged
 
-from bnfold import wire
+from bnfold import protobuf
 from bnfold.errors import BnfoldError, InputError
 from bnfold.onnx.document import OnnxDocument
 
@@ -140,10 +140,10 @@ def test_models_that_contradict_themselves_are_refused(told: str) -> None:
 def test_graphs_nested_without_end_are_refused() -> None:
     graph = b""
     for _ in range(5000):
-        attribute = wire.delimited(5, wire.delimited(6, graph) + wire.integer(20, 5))
-        graph = wire.delimited(1, wire.string(4, "Custom") + attribute)
+        attribute = protobuf.delimited(5, protobuf.delimited(6, graph) + protobuf.integer(20, 5))
+        graph = protobuf.delimited(1, protobuf.string(4, "Custom") + attribute)
     with pytest.raises(InputError, match="nested deeper"):
-        OnnxDocument.from_bytes(wire.integer(1, 8) + wire.delimited(7, graph))
+        OnnxDocument.from_bytes(protobuf.integer(1, 8) + protobuf.delimited(7, graph))
 
 
 def several() -> list[onnx.ModelProto]:

@@ -12,8 +12,8 @@ from onnx_models import X, Y, batch_norm, conv_bn, fold, model, node, norm, same
 
 from bnfold.errors import UsageError
 from bnfold.onnx.document import OnnxDocument
-from bnfold.plan import plan
-from bnfold.records import Style
+from bnfold.planner.passes import plan
+from bnfold.planner.records import Style
 
 
 def opened(proto: onnx.ModelProto, **how: Any) -> OnnxDocument:

@@ -29,7 +29,7 @@ from onnx_models import (
 )
 
 from bnfold.onnx.document import OnnxDocument
-from bnfold.plan import plan
+from bnfold.planner.passes import plan
 
 FLAG = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
 

@@ -11,18 +11,19 @@ import pytest
 from onnx_models import conv_bn
 
 from bnfold import cli, pipeline
-from bnfold import plan as planning
-from bnfold.caffe import caffemodel, naming
+from bnfold.caffe import naming
 from bnfold.caffe.document import CaffeDocument
+from bnfold.caffe.weights import caffemodel
 from bnfold.errors import InputError, PostconditionError, UsageError
 from bnfold.onnx.document import OnnxDocument
 from bnfold.onnx.edit import Edit, Editor
-from bnfold.onnx.model import StoredNode
+from bnfold.onnx.graphs import Scope
 from bnfold.onnx.postconditions import check
-from bnfold.onnx.scopes import Scope
-from bnfold.onnx.write import Line, Written
+from bnfold.onnx.read import StoredNode
+from bnfold.onnx.splice import Line, Written
 from bnfold.options import Options
-from bnfold.wire import Rope
+from bnfold.planner import passes as planning
+from bnfold.protobuf import Rope
 
 
 def edited() -> tuple[OnnxDocument, dict[Scope, Edit]]:

@@ -1,0 +1,1 @@
+"""The weights in a caffemodel."""

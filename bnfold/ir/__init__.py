@@ -1,0 +1,1 @@
+"""The graph that the documents lower to, its names, and its shapes."""

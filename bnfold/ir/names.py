@@ -1,0 +1,74 @@
+"""The one maker of unique names; and names that ONNX can write for those, any bytes, of a Caffe net.
+
+ONNX wants UTF-8, takes an empty name for an input that is not there, and runtimes pass names on as C strings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ..protobuf import encoded
+
+_PATHS = ("sources", "path", "where")
+_ESCAPED = re.compile("%[0-9a-f]{2}")
+
+
+class Names:
+    """Gives out names, none of them twice and none of those that are `taken`."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._counts: dict[str, int] = {}
+
+    def unique(self, wanted: str) -> str:
+        """`wanted`, or with a number behind it."""
+        name = wanted
+        while name in self._taken:
+            self._counts[wanted] = self._counts.get(wanted, 0) + 1
+            name = f"{wanted}_{self._counts[wanted]}"
+        self._taken.add(name)
+        return name
+
+
+def readable(names: Iterable[str]) -> dict[str, str]:
+    """For each name one that ONNX can write, no two alike: itself wherever that can be.
+
+    In others a byte that is not UTF-8, or is 0, becomes xHH; the empty name becomes "unnamed".
+    """
+    found = dict.fromkeys(names)
+    unique = Names(name for name in found if name and all(map(_writable, name)))
+    return {
+        name: name if name and all(map(_writable, name)) else unique.unique(_each(name, "x") or "unnamed")
+        for name in found
+    }
+
+
+def told(value: object) -> object:
+    """Plain data in which no name has lone surrogates, which programs read as one and the same character.
+
+    Bytes that are not UTF-8 become %HH, and so does % in a string that could be taken for one of these. Paths stay.
+    """
+    if isinstance(value, dict):
+        return {told(key): item if key in _PATHS else told(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [told(item) for item in value]
+    if isinstance(value, str) and (_ESCAPED.search(value) or not all(map(_writable, value))):
+        return spelled(value)
+    return value
+
+
+def spelled(name: str) -> str:
+    """A name that ONNX can write, of no other `name` and the same in every net, though less readable: %HH for a byte.
+
+    Thus the names of two nets that have different layers can be compared.
+    """
+    return _each(name.replace("%", "%25"), "%") or "%"
+
+
+def _writable(character: str) -> bool:
+    return character != "\0" and not "\ud800" <= character <= "\udfff"
+
+
+def _each(name: str, mark: str) -> str:
+    return "".join(c if _writable(c) else f"{mark}{encoded(c)[0]:02x}" for c in name)

@@ -1,0 +1,1 @@
+"""Shapes and dtypes of ONNX's operators."""

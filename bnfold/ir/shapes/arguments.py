@@ -1,0 +1,170 @@
+"""What is known of a node's arguments: attributes, and the integers that inputs such as `shape` or `axes` hold.
+
+ONNX moved many arguments from attributes to inputs over the years; a rule of shapes.py asks here and need not care.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..graph import Node, Shape, Value
+from . import check
+
+Extents = tuple[int | None, ...]
+DEPTH = 12
+"""How many operators of shape arithmetic are followed backwards; exporters write five or six in a row."""
+LARGEST = 64
+"""A constant with more elements is no shape."""
+
+
+def text(node: Node, name: str, default: str = "") -> str:
+    value = node.attribute(name, default)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def given(node: Node, name: str, index: int) -> bool:
+    """Whether the argument is there, as the attribute `name` or as the input `index`."""
+    return name in node.attributes or node.input(index) is not None
+
+
+def integers(node: Node, name: str, index: int) -> tuple[int, ...] | None:
+    """An argument of integers by attribute or input; None when it is absent or any of them is unknown."""
+    if name in node.attributes:
+        value = node.attributes[name]
+        return (int(value),) if isinstance(value, int) else tuple(int(v) for v in value)
+    source = node.input(index)
+    found = None if source is None else contents(source)
+    return None if found is None or None in found else tuple(v for v in found if v is not None)
+
+
+def numbers(node: Node, name: str, index: int) -> tuple[float, ...] | None:
+    """An argument of floats by attribute or constant input; None when it is absent or not constant."""
+    if name in node.attributes:
+        return tuple(float(v) for v in node.attributes[name])
+    tensor = node.constant(index)
+    return None if tensor is None or tensor.shape == (0,) else tuple(float(v) for v in tensor.load().reshape(-1))
+
+
+def shape_of(node: Node, index: int = 0) -> Shape | None:
+    value = node.input(index)
+    return None if value is None else value.shape
+
+
+def length(value: Value | None) -> int | None:
+    """The number of elements of a 1-D value."""
+    return value.shape[0] if value is not None and value.shape is not None and len(value.shape) == 1 else None
+
+
+def slice_indices(start: int, end: int, step: int, extent: int) -> range:
+    """The elements that a Slice takes of an axis of `extent`; Python counts otherwise when it goes backwards.
+
+    Negative ends count from behind; then both are clamped to [0, extent], or going backwards to the last element and
+    to one before the first: https://onnx.ai/onnx/operators/onnx__Slice.html.
+    """
+    low, high = (0, extent) if step > 0 else (-1, extent - 1)
+    first, last = (end + extent if end < 0 else end for end in (start, end))
+    return range(min(max(first, 0), high), min(max(last, low), high), step)
+
+
+def slice_arguments(node: Node) -> list[tuple[int, int, int, int]] | None:
+    """Axis, start, end and step of every axis that a Slice cuts; None where they are not constant."""
+    starts, ends = integers(node, "starts", 1), integers(node, "ends", 2)
+    axes = integers(node, "axes", 3) if given(node, "axes", 3) else tuple(range(len(starts or ())))
+    steps = integers(node, "steps", 4) if given(node, "steps", 4) else (1,) * len(starts or ())
+    check.ensure(0 not in (steps or ()), "a step is 0")
+    if starts is None or ends is None or axes is None or steps is None:
+        return None
+    check.common(map(len, (starts, ends, axes, steps)), "its starts, ends, axes, steps")
+    return list(zip(axes, starts, ends, steps, strict=True))
+
+
+def contents(value: Value, depth: int = DEPTH) -> Extents | None:
+    """The integers that a value of rank 0 or 1 holds, as far as known; None when not even their number is."""
+    if value.tensor is not None:
+        tensor = value.tensor
+        if len(tensor.shape) > 1 or math.prod(tensor.shape) > LARGEST or tensor.dtype.kind not in "iu":
+            return None
+        return tuple(int(v) for v in tensor.load().reshape(-1))
+    node = value.producer
+    rule = _ARITHMETIC.get(node.op) if node is not None and depth and not node.contradiction else None
+    found = None if rule is None or node is None else rule(node, depth - 1)
+    count = length(value)
+    return (None,) * count if found is None and count is not None and count <= LARGEST else found
+
+
+def _input(node: Node, index: int, depth: int) -> Extents | None:
+    value = node.input(index)
+    return None if value is None else contents(value, depth)
+
+
+def _same(node: Node, depth: int) -> Extents | None:
+    return _input(node, 0, depth)
+
+
+def _shape(node: Node, _depth: int) -> Extents | None:
+    shape = shape_of(node)
+    return None if shape is None else shape[node.attribute("start", 0) : node.attribute("end", None)]
+
+
+def _gather(node: Node, depth: int) -> Extents | None:
+    data, indices = _input(node, 0, depth), _input(node, 1, depth)
+    if data is None or indices is None or None in indices:
+        return None
+    return tuple(data[i] if -len(data) <= i < len(data) else None for i in indices if i is not None)
+
+
+def _concat(node: Node, depth: int) -> Extents | None:
+    parts = [_input(node, i, depth) for i in range(len(node.inputs))]
+    return None if None in parts else tuple(v for part in parts if part is not None for v in part)
+
+
+def _slice(node: Node, depth: int) -> Extents | None:
+    data, cuts = _input(node, 0, depth), slice_arguments(node)
+    if data is None or cuts is None:
+        return None
+    for _axis, start, end, step in cuts:  # of one axis
+        data = tuple(data[i] for i in slice_indices(start, end, step, len(data)))
+    return data
+
+
+def _binary(compute: Callable[[int, int], int | None]) -> Callable[[Node, int], Extents | None]:
+    def rule(node: Node, depth: int) -> Extents | None:
+        left, right = _input(node, 0, depth), _input(node, 1, depth)
+        if left is None or right is None or not left or not right:
+            return None
+        count = max(len(left), len(right))
+        if min(len(left), len(right)) not in (1, count):
+            return None
+        pairs = zip(_repeat(left, count), _repeat(right, count), strict=True)
+        return tuple(None if a is None or b is None else compute(a, b) for a, b in pairs)
+
+    return rule
+
+
+def _repeat(values: Extents, count: int) -> Extents:
+    return values * count if len(values) == 1 else values
+
+
+def _divide(a: int, b: int) -> int | None:
+    """ONNX divides integers towards zero; what it makes of a division by 0 is not known."""
+    if b == 0:
+        return None
+    return abs(a) // abs(b) if (a < 0) == (b < 0) else -(abs(a) // abs(b))
+
+
+_ARITHMETIC: dict[str, Callable[[Node, int], Any]] = {
+    "Identity": _same,
+    "Cast": _same,
+    "Squeeze": _same,
+    "Unsqueeze": _same,
+    "Shape": _shape,
+    "Gather": _gather,
+    "Concat": _concat,
+    "Slice": _slice,
+    "Add": _binary(lambda a, b: a + b),
+    "Sub": _binary(lambda a, b: a - b),
+    "Mul": _binary(lambda a, b: a * b),
+    "Div": _binary(_divide),
+}

@@ -1,0 +1,96 @@
+"""Shapes of the operators that multiply matrices or reduce axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..graph import Node, Shape
+from . import check
+from .arguments import given, integers, shape_of, text
+from .check import broadcast
+
+
+def matmul(node: Node, right: int = 1) -> list[Shape | None]:
+    a, b = shape_of(node), shape_of(node, right)
+    check.ranked(a, 1)
+    check.ranked(b, 1)
+    if a is None or b is None:
+        return [None]
+    left_vector, right_vector = len(a) == 1, len(b) == 1
+    a, b = (1, *a) if left_vector else a, (*b, 1) if right_vector else b
+    check.common((a[-1], b[-2]), "the columns and rows of its factors")
+    batch = broadcast([a[:-2], b[:-2]]) or ()
+    rows = () if left_vector else (a[-2],)
+    return [(*batch, *rows, *(() if right_vector else (b[-1],)))]
+
+
+def gemm(node: Node) -> list[Shape | None]:
+    a, b, c = (shape_of(node, index) for index in range(3))
+    check.ranked(a, 2, 2)
+    check.ranked(b, 2, 2)
+    a = (None, None) if a is None else a[::-1] if node.attribute("transA", 0) else a
+    b = (None, None) if b is None else b[::-1] if node.attribute("transB", 0) else b
+    check.common((a[1], b[0]), "the columns and rows of its factors")
+    result = a[0], b[1]
+    if c is not None:
+        check.ranked(c, 0, 2)
+        for extent, own in zip(result[::-1], c[::-1], strict=False):
+            check.ensure(own in (1, None) or extent in (own, None), f"its sum of {c} does not broadcast to {result}")
+    return [result]
+
+
+def einsum(node: Node) -> list[Shape | None]:
+    equation = check.required(node, "equation")
+    terms = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    if "->" not in terms or "." in terms:
+        return [None]
+    inputs, _, output = terms.partition("->")
+    operands = inputs.split(",")
+    check.length("operands", operands, len(node.inputs))
+    extents: dict[str, list[int | None]] = {}
+    for index, letters in enumerate(operands):
+        shape = shape_of(node, index)
+        check.ranked(shape, len(letters), len(letters))
+        for letter, extent in zip(letters, shape or (None,) * len(letters), strict=True):
+            extents.setdefault(letter, []).append(extent)
+    check.ensure(set(output) <= set(extents), f"{equation!r} has letters in its result only")
+    return [tuple(check.wide(extents[letter]) for letter in output)]
+
+
+def reduce(node: Node) -> list[Shape | None]:
+    data, keep = shape_of(node), node.attribute("keepdims", 1)
+    if data is None:
+        return [None]
+    axes = integers(node, "axes", 1)
+    if axes is None and given(node, "axes", 1):
+        return [(None,) * len(data) if keep else None]
+    if not axes:
+        if node.attribute("noop_with_empty_axes", 0):
+            return [data]
+        axes = tuple(range(len(data)))
+    return [_without(data, axes, keep)]
+
+
+def arg_extreme(node: Node) -> list[Shape | None]:
+    data = shape_of(node)
+    return [None if data is None else _without(data, (node.attribute("axis", 0),), node.attribute("keepdims", 1))]
+
+
+def _without(data: Shape, axes: Sequence[int], keep: int) -> Shape:
+    gone = check.axes(axes, len(data))
+    return tuple(1 if i in gone else e for i, e in enumerate(data) if keep or i not in gone)
+
+
+def recurrent(node: Node) -> list[Shape | None]:
+    """LSTM, GRU, RNN: all hidden states, the last ones, and (LSTM) the last cell states."""
+    data, weight = shape_of(node), shape_of(node, 2)
+    check.ranked(data, 3, 3)
+    check.ranked(weight, 3, 3)
+    directions = 2 if text(node, "direction", "forward") == "bidirectional" else 1
+    hidden = node.attribute("hidden_size", None if weight is None else weight[2])
+    first, second = (None, None) if data is None else data[:2]
+    if node.attribute("layout", 0):
+        last: Shape = (first, directions, hidden)
+        return [(first, second, directions, hidden), last, last]
+    last = (directions, second, hidden)
+    return [(first, directions, second, hidden), last, last]

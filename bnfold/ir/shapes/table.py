@@ -1,0 +1,203 @@
+"""Shape and dtype inference for ONNX's operators, opset 6 to 23: one table, operator -> rule.
+
+A rule reads a node's inputs and returns the shapes of its outputs, as far as they are known. The operators are
+described at https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..graph import Contradiction, Node, Shape
+from . import layout, made, window
+from . import matrix as product
+from .check import sensible
+
+Rule = Callable[[Node], Sequence[Shape | None]]
+DType = np.dtype[Any]
+BOOL, INT64, UINT8, INT32, FLOAT = (np.dtype(t) for t in (np.bool_, np.int64, np.uint8, np.int32, np.float32))
+
+_UNARY = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh CumSum DequantizeLinear "
+    "Elu Erf Exp EyeLike Floor Gelu HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LeakyRelu Log LogSoftmax "
+    "LpNormalization LRN MeanVarianceNormalization InstanceNormalization GroupNormalization RMSNormalization Mish Neg "
+    "Not PRelu QuantizeLinear Reciprocal Relu ReverseSequence Round RotaryEmbedding Scatter ScatterElements ScatterND "
+    "TensorScatter Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu "
+    "Trilu Bernoulli RandomNormalLike RandomUniformLike Affine ImageScaler ParametricSoftplus ScaledTanh"
+)
+_BROADCAST = (
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min "
+    "Mod Mul Or Pow Sub Sum Where Xor"
+)
+_REDUCE = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_UNARY.split(), layout.first_same),
+    **dict.fromkeys(_BROADCAST.split(), layout.elementwise),
+    **{f"Reduce{name}": product.reduce for name in _REDUCE.split()},
+    "ArgMax": product.arg_extreme,
+    "ArgMin": product.arg_extreme,
+    "AveragePool": window.pool,
+    "BatchNormalization": layout.batch_norm,
+    "Compress": made.compress,
+    "Concat": layout.concat,
+    "Constant": made.constant,
+    "ConstantOfShape": made.constant_of_shape,
+    "Conv": window.convolution,
+    "ConvInteger": window.convolution,
+    "ConvTranspose": window.transposed,
+    "DepthToSpace": window.depth_to_space,
+    "Dropout": layout.dropout,
+    "Einsum": product.einsum,
+    "Expand": layout.expand,
+    "Flatten": layout.flatten,
+    "GRU": product.recurrent,
+    "Gather": layout.gather,
+    "GatherElements": layout.like_indices,
+    "GatherND": layout.gather_nd,
+    "Gemm": product.gemm,
+    "GlobalAveragePool": window.global_pool,
+    "GlobalLpPool": window.global_pool,
+    "GlobalMaxPool": window.global_pool,
+    "LSTM": product.recurrent,
+    "LayerNormalization": layout.layer_norm,
+    "LpPool": window.pool,
+    "MatMul": product.matmul,
+    "MatMulInteger": product.matmul,
+    "MaxPool": window.pool,
+    "MaxRoiPool": window.roi,
+    "MaxUnpool": window.unpool,
+    "NonMaxSuppression": made.selected_boxes,
+    "NonZero": made.non_zero,
+    "OneHot": made.one_hot,
+    "Pad": window.pad,
+    "QLinearConv": partial(window.convolution, weight_input=3),
+    "QLinearMatMul": partial(product.matmul, right=3),
+    "RNN": product.recurrent,
+    "RandomNormal": made.random,
+    "RandomUniform": made.random,
+    "Range": made.range_,
+    "Reshape": layout.reshape,
+    "Resize": window.resize,
+    "RoiAlign": window.roi,
+    "Shape": made.shape,
+    "Size": made.scalar,
+    "Slice": layout.slice_,
+    "SpaceToDepth": window.space_to_depth,
+    "Split": layout.split,
+    "Squeeze": layout.squeeze,
+    "Tile": layout.tile,
+    "TopK": made.top_k,
+    "Transpose": layout.transpose,
+    "Unique": made.unique,
+    "Unsqueeze": layout.unsqueeze,
+    "Upsample": window.resize,
+}
+
+_ELEMENT_TYPES = {
+    1: FLOAT, 2: UINT8, 3: np.dtype(np.int8), 4: np.dtype(np.uint16), 5: np.dtype(np.int16), 6: INT32, 7: INT64,
+    9: BOOL, 10: np.dtype(np.float16), 11: np.dtype(np.float64), 12: np.dtype(np.uint32), 13: np.dtype(np.uint64),
+}  # fmt: skip
+"""TensorProto.DataType -> NumPy; types that NumPy lacks are unknown here."""
+
+
+def _first(node: Node) -> list[DType | None]:
+    """All outputs have the type of the first input that is there."""
+    return [next((v.dtype for v in node.inputs if v is not None), None)] * len(node.outputs)
+
+
+def _input_type(index: int) -> Callable[[Node], list[DType | None]]:
+    def rule(node: Node) -> list[DType | None]:
+        value = node.input(index)
+        return [None if value is None else value.dtype] * len(node.outputs)
+
+    return rule
+
+
+def _named(attribute: str, default: int | None) -> Callable[[Node], list[DType | None]]:
+    """The type is an attribute; None as default stands for the type of the first input."""
+
+    def rule(node: Node) -> list[DType | None]:
+        number = node.attribute(attribute, default)
+        return _first(node) if number is None else [_ELEMENT_TYPES.get(number)]
+
+    return rule
+
+
+def _fixed(*types: DType | None) -> Callable[[Node], list[DType | None]]:
+    def rule(node: Node) -> list[DType | None]:
+        first = _first(node)[:1]
+        return [(first or [None])[0] if t is None else t for t in types]
+
+    return rule
+
+
+def _constant_type(node: Node) -> list[DType | None]:
+    if "value" in node.attributes:
+        return [np.dtype(node.attributes["value"].dtype)]
+    return [FLOAT if any("float" in name for name in node.attributes) else INT64 if node.attributes else FLOAT]
+
+
+def _filled(node: Node) -> list[DType | None]:
+    value = node.attribute("value", None)
+    return [FLOAT if value is None else np.dtype(value.dtype)]
+
+
+def _dropout(node: Node) -> list[DType | None]:
+    """The mask was of the type of the data before opset 10."""
+    return [*_first(node)[:1], BOOL if node.version >= 10 else _first(node)[0]]
+
+
+_PREDICATES = "And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or Xor"
+_INDICES = "ArgMax ArgMin NonMaxSuppression NonZero Shape Size"
+
+TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
+    **dict.fromkeys(_PREDICATES.split(), _fixed(BOOL)),
+    **dict.fromkeys(_INDICES.split(), _fixed(INT64)),
+    **dict.fromkeys(("Cast",), _named("to", None)),
+    **dict.fromkeys(("EyeLike", "Bernoulli", "RandomNormalLike", "RandomUniformLike"), _named("dtype", None)),
+    **dict.fromkeys(("RandomNormal", "RandomUniform"), _named("dtype", 1)),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), _fixed(INT32)),
+    **dict.fromkeys(("CastLike", "Where", "DequantizeLinear"), _input_type(1)),
+    **dict.fromkeys(("QuantizeLinear", "OneHot"), _input_type(2)),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul"), _input_type(7)),
+    "Constant": _constant_type,
+    "ConstantOfShape": _filled,
+    "Dropout": _dropout,
+    "MaxPool": _fixed(None, INT64),
+    "TopK": _fixed(None, INT64),
+    "Unique": _fixed(None, INT64, INT64, INT64),
+}
+
+
+def infer(node: Node) -> None:
+    """Fill shape and dtype of the node's outputs from its inputs.
+
+    Known facts are kept where nothing better follows; nothing is raised for what is unknown. A node whose inputs and
+    attributes contradict each other says how in `contradiction`, and leaves the shapes of its outputs unknown.
+    """
+    rule = RULES.get(node.op)
+    shapes: Sequence[Shape | None] = ()
+    node.contradiction = ""
+    if rule is not None:
+        try:
+            shapes = rule(node)
+            sensible(shapes)
+        except Contradiction as found:
+            node.contradiction, shapes = str(found), ()
+    if rule is not None or node.op in TYPES:
+        for value, dtype in zip(node.outputs, TYPES.get(node.op, _first)(node), strict=False):
+            value.dtype = dtype or value.dtype
+    for value, shape in zip(node.outputs, shapes, strict=False):
+        value.shape = _merged(shape, value.shape)
+
+
+def _merged(found: Shape | None, declared: Shape | None) -> Shape | None:
+    """What was found, its unknown extents filled from what was declared."""
+    if found is None or declared is None or len(found) != len(declared):
+        return declared if found is None else found
+    return tuple(d if f is None else f for f, d in zip(found, declared, strict=True))

@@ -1,0 +1,182 @@
+"""The table of commuting operators: which let an affine pass, under which condition, and how.
+
+Linear operators and affines themselves are recognised in `roles`. A commuting operator f answers two questions, of
+multipliers and of shifts apart: does f(a·x) = a'·f(x) hold, and does f(x + b) = f(x) + b'? Each row says under which
+condition and who of several inputs must take part; `carry` and `rearrange` hold the arithmetic that turns a into a'.
+Whatever is not in the table does not commute. Differences between opsets live in the functions that a row names.
+Semantics: https://github.com/onnx/onnx/blob/main/docs/Operators.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..ir.graph import Node, content_readers
+from . import moves, transfer
+from .affine import Float64
+from .refusal import refuse
+from .transfer import Down, Up, mixing
+from .windows import hollow, padded
+
+Condition = Callable[[Node, Float64], None]
+"""Raises Refused unless the operator lets this array of multipliers or shifts pass."""
+
+
+def always(node: Node, array: Float64) -> None:
+    """Commutes with any."""
+
+
+def positive(node: Node, array: Float64) -> None:
+    """f(a·x) = a·f(x) for a >= 0: f keeps the order, or is linear on each side of 0."""
+    bad = np.unique(np.argwhere(array < 0).max(axis=1, initial=0)) if (array < 0).any() else ()
+    if len(bad):
+        channels = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+        what = f"{node.label} commutes with no negative multiplier, and it has some, in channels {channels}"
+        raise refuse("negative", what, node)
+
+
+def never(node: Node, array: Float64) -> None:
+    raise refuse("nonlinear", f"{node.label} does not commute with a shift", node)
+
+
+def unpadded(node: Node, array: Float64) -> None:
+    """An average is shifted by b only where every element that it counts is."""
+    if node.attribute("count_include_pad", 0) and padded(node):
+        raise refuse("padding", f"{node.label} counts zero padding, which a shift does not reach", node)
+    filled(node)
+
+
+def unfilled(node: Node, array: Float64) -> None:
+    """A multiplier passes a Pad that fills with 0 or with values of its input."""
+    fill = node.constant(2)
+    value = node.attribute("value", 0.0) if fill is None else float(fill.load().reshape(-1)[0])
+    dynamic = node.input(2) is not None and fill is None
+    if plain_fill(node) and (dynamic or value != 0):
+        raise refuse("padding", f"{node.label} fills with a value other than 0", node)
+
+
+def mirrored(node: Node, array: Float64) -> None:
+    if plain_fill(node):
+        raise refuse("padding", f"{node.label} fills with 0, which a shift does not reach", node)
+
+
+def plain_fill(node: Node) -> bool:
+    """Whether a Pad brings in elements that are none of its input's."""
+    pads = transfer.integers(node, 1, "pads" if "pads" in node.attributes else "paddings") or []
+    return bool(node.attribute("mode", "constant") == "constant") and any(pad > 0 for pad in pads)
+
+
+def inference(node: Node, array: Float64) -> None:
+    """A Dropout is the identity unless a constant input tells it to train."""
+    training = node.input(2)
+    if node.version < 7 and not node.attribute("is_test", 0):
+        raise refuse("training", f"{node.label} drops at random", node)
+    if training is not None and (training.tensor is None or bool(training.tensor.load().reshape(-1)[0])):
+        raise refuse("training", f"{node.label} may drop at random", node)
+
+
+def interpolating(node: Node, array: Float64) -> None:
+    if node.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        raise refuse("padding", f"{node.label} fills with a constant outside the image", node)
+
+
+def filled(node: Node) -> None:
+    """Refuse a pooling with a window of padding alone, whose result is made up."""
+    if hollow(node):
+        raise refuse("window", f"{node.label} may have windows that lie outside its input", node)
+
+
+def only_values(node: Node, array: Float64) -> None:
+    """A max pooling commutes; the indices of its second output need not, when rounding makes a tie."""
+    if any(content_readers(value) or value.public for value in node.outputs[1:]):
+        raise refuse("indices", f"the indices that {node.label} finds are read", node)
+    filled(node)
+
+
+def ordered_values(node: Node, array: Float64) -> None:
+    positive(node, array)
+    only_values(node, array)
+
+
+def by_constant(node: Node, array: Float64) -> None:
+    """c·x + b = c·(x + b/c): a shift passes a product with a constant, not a product of two values."""
+    constant = transfer.factor(node) if node.constant(1) or node.op == "Mul" else None
+    if constant is None:
+        never(node, array)
+    elif not np.isfinite([constant, 1 / constant]).all():
+        raise refuse("zero", f"{node.label} multiplies by 0 or infinity", node)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one operator lets multipliers and shifts pass.
+
+    `fan` says which inputs carry data, and who of them takes what an output shall have: the "first" is the only one,
+    "each" takes its own slice, "all" the same, "one" alone. Other inputs are parameters, into which nothing passes.
+    The rule speaks of the first output; with `pieces` of every one, as all are parts of the data. What else an operator
+    puts out, a mask or indices, is no function of which it knows anything.
+    """
+
+    up: Up
+    down: Down
+    multiplier: Condition = always
+    shift: Condition = always
+    fan_multiplier: str = "first"
+    fan_shift: str = "first"
+    pieces: bool = False
+
+
+SPATIAL = mixing(transfer.spatial_axes)
+RESIZED = mixing(transfer.resized_axes)
+REPEATED = mixing(transfer.repeated_axes)
+PADDED = mixing(transfer.padded_axes)
+RESHAPE = Rule(moves.reshaped, moves.reshaped_down)
+IDENTITY = Rule(transfer.same, transfer.same_down)
+RECTIFIER = Rule(transfer.same, transfer.same_down, positive, never)
+MAXIMUM = Rule(*SPATIAL, ordered_values, only_values)
+INTERPOLATION = Rule(*RESIZED, interpolating, interpolating)
+
+RULES: dict[str, Rule] = {
+    "Identity": IDENTITY,
+    "Dropout": Rule(transfer.same, transfer.same_down, inference, inference),
+    "Transpose": Rule(moves.transposed, moves.transposed_down),
+    "Reshape": RESHAPE,
+    "Flatten": RESHAPE,
+    "Squeeze": Rule(moves.inserted, moves.removed),
+    "Unsqueeze": Rule(moves.removed, moves.inserted),
+    "MaxPool": MAXIMUM,
+    "GlobalMaxPool": MAXIMUM,
+    "AveragePool": Rule(*SPATIAL, always, unpadded),
+    "GlobalAveragePool": Rule(*SPATIAL),
+    "ReduceMean": Rule(transfer.reduced, transfer.reduced_down),
+    "ReduceMax": Rule(transfer.reduced, transfer.reduced_down, positive),
+    "ReduceMin": Rule(transfer.reduced, transfer.reduced_down, positive),
+    "ReduceSum": Rule(transfer.summed, transfer.summed_down),
+    "Concat": Rule(moves.concatenated, moves.concatenated_down, fan_multiplier="each", fan_shift="each"),
+    "Split": Rule(moves.split, moves.split_down, pieces=True),
+    "Slice": Rule(moves.sliced, moves.sliced_down),
+    "Pad": Rule(*PADDED, unfilled, mirrored),
+    "Resize": INTERPOLATION,
+    "Upsample": INTERPOLATION,
+    "Expand": Rule(*REPEATED),
+    "Tile": Rule(*REPEATED),
+    "Relu": RECTIFIER,
+    "LeakyRelu": RECTIFIER,
+    "PRelu": RECTIFIER,
+    "Abs": RECTIFIER,
+    "Add": Rule(transfer.spread, transfer.spread_down, fan_multiplier="all", fan_shift="one"),
+    "Sum": Rule(transfer.spread, transfer.spread_down, fan_multiplier="all", fan_shift="one"),
+    "Mean": Rule(transfer.spread, transfer.spread_down, fan_multiplier="all", fan_shift="all"),
+    "Max": Rule(transfer.spread, transfer.spread_down, positive, fan_multiplier="all", fan_shift="all"),
+    "Min": Rule(transfer.spread, transfer.spread_down, positive, fan_multiplier="all", fan_shift="all"),
+    "Sub": Rule(transfer.subtracted, transfer.subtracted_down, fan_multiplier="all", fan_shift="one"),
+    "Mul": Rule(transfer.product, transfer.product_down, always, by_constant, "one", "one"),
+    "Div": Rule(transfer.quotient, transfer.product_down, always, by_constant),
+    "DepthToSpace": Rule(moves.widened, moves.narrowed),
+    "SpaceToDepth": Rule(moves.narrowed, moves.widened),
+    "Gather": Rule(moves.gathered, moves.gathered_down),
+}
+"""Operator -> how it lets an affine pass. A new commuting operator is one row."""

@@ -1,0 +1,1 @@
+"""Proof that the folded net computes what the original does."""

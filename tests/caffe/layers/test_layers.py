@@ -1,0 +1,352 @@
+"""Layer types against their formulas in NumPy, and what lowering refuses or leaves opaque."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnfold.caffe.layers.table import ROWS, register
+from bnfold.caffe.lowered import Lowered
+from bnfold.caffe.lowering import lower
+from bnfold.caffe.net import load
+from bnfold.errors import InputError
+
+from ..build import Array, Feeds, noise, run, save
+
+
+def net(*layers: str, **inputs: tuple[int, ...]) -> str:
+    shapes = [f'input: "{name}" input_shape {{ {" ".join(f"dim: {e}" for e in s)} }}' for name, s in inputs.items()]
+    return "\n".join([*shapes, *layers])
+
+
+def layer(kind: str, param: str = "", bottoms: str = "x", tops: str = "y", name: str = "l") -> str:
+    ends = [f'bottom: "{b}"' for b in bottoms.split()] + [f'top: "{t}"' for t in tops.split()]
+    return f'layer {{ name: "{name}" type: "{kind}" {" ".join(ends)} {param} }}'
+
+
+def close(found: Array, wanted: Array, tolerance: float = 2e-6) -> None:
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * max(1.0, float(np.abs(wanted).max(initial=0))))
+
+
+def compute(folder: Path, text: str, feeds: Feeds, *blobs: Array, **how: Any) -> Array:
+    """The output y of a net whose layer `l` has these blobs."""
+    return run(save(folder, text, {"l": blobs} if blobs else {"none": [np.zeros(1)]}), feeds, **how)["y"]
+
+
+def lowered(folder: Path, text: str, weights: dict[str, list[Array]] | None = None, **how: Any) -> Lowered:
+    return lower(load(*save(folder, text, weights or {"none": [np.zeros(1)]})), **how)
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+ELEMENTWISE: list[tuple[str, str, Callable[[Array], Array]]] = [
+    ("AbsVal", "", np.abs),
+    ("BNLL", "", lambda x: np.log1p(np.exp(x))),
+    ("Clip", "clip_param { min: -0.5 max: 1 }", lambda x: x.clip(-0.5, 1)),
+    ("Dropout", "dropout_param { dropout_ratio: 0.9 }", lambda x: x),
+    ("ELU", "elu_param { alpha: 0.5 }", lambda x: np.where(x > 0, x, 0.5 * np.expm1(x))),
+    ("Exp", "exp_param { base: 2 scale: 3 shift: 0.5 }", lambda x: 2 ** (3 * x + 0.5)),
+    ("Exp", "exp_param { base: 1 }", np.ones_like),
+    ("Log", "log_param { base: 10 scale: 0.1 shift: 5 }", lambda x: np.log10(0.1 * x + 5)),
+    ("Power", "power_param { power: 3 scale: 2 shift: 1 }", lambda x: (2 * x + 1) ** 3),
+    ("Power", "power_param { scale: -2 shift: 1 }", lambda x: 1 - 2 * x),
+    ("Power", "power_param { power: 0 }", np.ones_like),
+    ("Power", "power_param { power: 2 scale: 0 shift: 3 }", lambda x: np.full_like(x, 9)),
+    ("ReLU", "", lambda x: x.clip(0)),
+    ("ReLU", "relu_param { negative_slope: -0.5 }", lambda x: np.where(x > 0, x, -0.5 * x)),
+    ("ReLU6", "", lambda x: x.clip(0, 6)),
+    ("ReLU6", "relu6_param { negative_slope: 0.1 }", lambda x: np.minimum(np.where(x > 0, x, 0.1 * x), 6)),
+    ("Sigmoid", "", sigmoid),
+    ("Swish", "swish_param { beta: 2 }", lambda x: x * sigmoid(2 * x)),
+    ("TanH", "", np.tanh),
+    ("Threshold", "threshold_param { threshold: 0.3 }", lambda x: (x > 0.3).astype(np.float32)),
+]
+
+
+@pytest.mark.parametrize(("kind", "param", "formula"), ELEMENTWISE, ids=[f"{k} {p}" for k, p, _ in ELEMENTWISE])
+def test_elementwise(kind: str, param: str, formula: Callable[[Array], Array], tmp_path: Path) -> None:
+    x = 4 * noise("x", 2, 3, 4, 5)
+    close(compute(tmp_path, net(layer(kind, param), x=x.shape), {"x": x}), formula(x), 1e-5)
+
+
+def test_layers_of_forks_that_move_elements(tmp_path: Path) -> None:
+    x = noise("x", 2, 8, 4, 6)
+
+    def of(kind: str, param: str) -> Array:
+        return compute(tmp_path, net(layer(kind, param), x=x.shape), {"x": x})
+
+    close(of("Permute", "permute_param { order: 0 order: 2 }"), x.transpose(0, 2, 1, 3))
+    shuffled = x.reshape(2, 4, 2, 4, 6).swapaxes(1, 2).reshape(x.shape)
+    close(of("ShuffleChannel", "shuffle_channel_param { group: 4 }"), shuffled)
+    close(of("Reverse", "reverse_param { axis: 1 }"), x[:, ::-1])
+    close(of("Upsample", "upsample_param { scale: 2 }"), x.repeat(2, axis=2).repeat(2, axis=3))
+    close(of("Upsample", "upsample_param { stride: 2 scale: 0.5 }"), 0.5 * x.repeat(2, axis=2).repeat(2, axis=3))
+    close(of("Reorg", "reorg_param { stride: 2 }"), darknet_reorg(x, 2))
+
+
+def darknet_reorg(x: Array, s: int) -> Array:
+    """Element by element, as Darknet writes it."""
+    n, c, h, w = x.shape
+    source, result = x.reshape(n, -1), np.empty((n, c * h * w), np.float32)
+    for k in range(c):
+        for j in range(h):
+            for i in range(w):
+                c2, offset = k % (c // s**2), k // (c // s**2)
+                w2, h2 = i * s + offset % s, j * s + offset // s
+                result[:, i + w * (j + h * k)] = source[:, w2 + w * s * (h2 + h * s * c2)]
+    return result.reshape(n, c * s * s, h // s, w // s)
+
+
+def test_interp_puts_corner_on_corner(tmp_path: Path) -> None:
+    x = noise("x", 1, 2, 5, 4)
+
+    def resampled(image: Array, rows: int, columns: int) -> Array:
+        y, z = np.linspace(0, image.shape[2] - 1, rows), np.linspace(0, image.shape[3] - 1, columns)
+        across = np.apply_along_axis(lambda line: np.interp(z, np.arange(len(line)), line), 3, image)
+        return np.apply_along_axis(lambda line: np.interp(y, np.arange(len(line)), line), 2, across)
+
+    def of(param: str) -> Array:
+        return compute(tmp_path, net(layer("Interp", f"interp_param {{ {param} }}"), x=x.shape), {"x": x})
+
+    close(of("height: 9 width: 7"), resampled(x, 9, 7))
+    close(of("zoom_factor: 3"), resampled(x, 13, 10))
+    close(of("shrink_factor: 2"), resampled(x, 3, 2))
+    close(of("pad_beg: -1 pad_end: -1 zoom_factor: 2"), resampled(x[:, :, 1:-1, 1:-1], 5, 3))
+
+
+def test_upsample_by_the_mask_of_a_pooling_undoes_it(tmp_path: Path) -> None:
+    x = noise("x", 2, 3, 4, 6)
+    text = net(
+        layer("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", "x", "p mask", "pool"),
+        layer("Upsample", "upsample_param { scale: 2 }", "p mask"),
+        x=x.shape,
+    )
+    blocks = x.reshape(2, 3, 2, 2, 3, 2)
+    largest = blocks.max(axis=(3, 5), keepdims=True)
+    close(compute(tmp_path, text, {"x": x}), np.where(blocks == largest, blocks, 0).reshape(x.shape))
+
+
+def test_normalize_axpy_and_prelu(tmp_path: Path) -> None:
+    x, other, a = noise("x", 2, 3, 4, 5), noise("z", 2, 3, 4, 5), noise("a", 2, 3, 1, 1)
+    gamma = np.array([1, -2, 3], np.float32)
+    column = gamma.reshape(3, 1, 1)
+    text = net(layer("Normalize", "norm_param { across_spatial: false channel_shared: false }"), x=x.shape)
+    close(compute(tmp_path, text, {"x": x}, gamma), column * x / np.sqrt((x * x).sum(1, keepdims=True) + 1e-10))
+    text = net(layer("Normalize"), x=x.shape)
+    shared = compute(tmp_path, text, {"x": x}, np.array(2, np.float32))
+    close(shared, 2 * x / np.sqrt((x * x).sum((1, 2, 3), keepdims=True) + 1e-10))
+    text = net(layer("Axpy", "", "a x z"), a=a.shape, x=x.shape, z=other.shape)
+    close(compute(tmp_path, text, {"x": x, "z": other, "a": a}), a * x + other)
+    close(compute(tmp_path, net(layer("PReLU"), x=x.shape), {"x": x}, gamma), np.where(x > 0, x, column * x))
+
+
+@pytest.mark.parametrize("kind", ["ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDepthWise"])
+def test_depthwise_types_have_a_group_for_each_channel(kind: str, tmp_path: Path) -> None:
+    x, weight = noise("x", 1, 4, 5, 5), noise("w", 4, 1, 3, 3)
+    text = net(layer(kind, "convolution_param { num_output: 4 kernel_size: 3 bias_term: false }"), x=x.shape)
+    taps = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
+    close(compute(tmp_path, text, {"x": x}, weight), (taps * weight[:, 0][None, :, None, None]).sum((-1, -2)))
+
+
+def test_roi_pooling_takes_the_maximum_of_each_bin(tmp_path: Path) -> None:
+    x = noise("x", 1, 2, 6, 6)
+    rois = np.array([[0, 0, 0, 3, 3], [0, 2, 2, 5, 5]], np.float32)
+    text = net(layer("ROIPooling", "roi_pooling_param { pooled_h: 2 pooled_w: 2 }", "x r"), x=x.shape, r=rois.shape)
+    bins = [x[0, :, r:, c:][:, :4, :4].reshape(2, 2, 2, 2, 2).max((2, 4)) for r, c in ((0, 0), (2, 2))]
+    close(compute(tmp_path, text, {"x": x, "r": rois}), np.stack(bins))
+
+
+def test_equal_maxima_rank_from_the_end(tmp_path: Path) -> None:
+    x = np.array([[1, 3, 3, 0], [2, 2, 2, 2]], np.float32)
+    text = net(layer("ArgMax", "argmax_param { top_k: 2 out_max_val: true }"), x=x.shape)
+    expected = np.array([[[2, 1], [3, 3]], [[3, 2], [2, 2]]], np.float32)
+    close(compute(tmp_path, text, {"x": x}), expected)
+
+
+# ------------------------------------------------------------------------------------------------------- recurrence
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_recurrence_starts_anew_where_the_flag_is_0(kind: str, tmp_path: Path) -> None:
+    steps, batch, features, size = 5, 2, 3, 4
+    gates = 4 if kind == "LSTM" else 1
+    x = noise("x", steps, batch, features)
+    flags = np.array([[0, 0], [1, 1], [1, 0], [0, 1], [1, 1]], np.float32)
+    blobs = [noise("wx", gates * size, features), noise("b", gates * size), noise("wh", gates * size, size)]
+    blobs += [noise("wo", size, size), noise("bo", size)] if kind == "RNN" else []
+    text = net(layer(kind, f"recurrent_param {{ num_output: {size} }}", "x c"), x=x.shape, c=flags.shape)
+    h, c, expected = np.zeros((batch, size)), np.zeros((batch, size)), []
+    for t in range(steps):
+        z = x[t] @ blobs[0].T + blobs[1] + (flags[t][:, None] * h) @ blobs[2].T
+        if kind == "LSTM":
+            i, f, o, g = np.split(z, 4, axis=1)
+            c = flags[t][:, None] * sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            expected.append(h)
+        else:
+            h = np.tanh(z)
+            expected.append(np.tanh(h @ blobs[3].T + blobs[4]))
+    close(compute(tmp_path, text, {"x": x, "c": flags}, *blobs), np.stack(expected), 1e-5)
+
+
+# --------------------------------------------------------------------------------------- names, memory, opaque layers
+
+
+def test_versions_of_a_blob_and_the_way_back_to_them(tmp_path: Path) -> None:
+    chain = layer("ReLU", "", "x", "a", "r") + layer("TanH", "", "a", "a", "t")
+    text = net(chain, layer("AbsVal", "", "a"), x=(2, 3))
+    low = lowered(tmp_path, text)
+    first, second = low.layers[1].tops[0], low.layers[2].tops[0]
+    assert (second.name, low.layers[3].bottoms) == ("a", [second])
+    assert first.name not in {"a", "x", "y"}
+    assert [node.op for item in low.layers for node in item.nodes] == ["Relu", "Tanh", "Abs"]
+    assert [value.name for value in low.graph.outputs] == ["y"]
+    assert low.graph.nodes[0].origin is low.layers[1].layer
+
+
+def test_an_input_keeps_its_name_and_an_unread_one_is_an_output(tmp_path: Path) -> None:
+    low = lowered(tmp_path, net(layer("ReLU", "", "x", "x", "r"), layer("TanH"), x=(2, 3), label=(2,)))
+    assert [value.name for value in low.graph.inputs] == ["x", "label"]
+    assert [value.name for value in low.graph.outputs] == ["label", "y"]
+    assert low.layers[1].tops[0].name not in {"x", "y"}
+
+
+REFUSED = {
+    "bottom that nobody makes": (layer("ReLU", "", "z"), "'z'"),
+    "two makers of one blob": (layer("ReLU") + layer("TanH", "", "x", "y", "t"), "second layer"),
+    "in place beside another reader": (layer("TanH") + layer("ReLU", "", "x", "x", "r"), "reads"),
+    "sum in place": (layer("ReLU", "", "x", "a", "r") + layer("Eltwise", "", "a x", "a"), "in place"),
+    "LRN in place": (layer("ReLU", "", "x", "a", "r") + layer("LRN", "", "a", "a"), "in place"),
+    "even LRN": (layer("LRN", "lrn_param { local_size: 4 }"), "odd"),
+    "pad as large as the kernel": (layer("Pooling", "pooling_param { kernel_size: 2 pad: 2 }"), "smaller than"),
+    "kernel beyond the image": (
+        layer("Convolution", "convolution_param { num_output: 1 kernel_size: 9 }"), "reaches over 9",
+    ),
+    "global pooling with a kernel": (
+        layer("Pooling", "pooling_param { global_pooling: true kernel_size: 2 }"), "no kernel",
+    ),
+    "one bottom of Eltwise": (layer("Eltwise"), "1 bottoms"),
+    "coefficients of another number": (layer("Eltwise", "eltwise_param { coeff: 1 }", "x x"), "coefficients"),
+    "axis out of range": (layer("Softmax", "softmax_param { axis: 4 }"), "axis 4"),
+    "reshape that does not fit": (layer("Reshape", "reshape_param { shape { dim: 7 } }"), "does not reshape"),
+    "slices that do not divide": (layer("Slice", "slice_param { axis: 1 }", "x", "y z"), "does not divide"),
+    "weights that are missing": (layer("Scale"), "no weights"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused_with_file_layer_and_reason(what: str, tmp_path: Path) -> None:
+    text, reason = REFUSED[what]
+    blobs = [noise("w", 1, 3, 9, 9), noise("b", 1)] if "Convolution" in text else [np.zeros(1)]
+    with pytest.raises(InputError) as caught:
+        lowered(tmp_path, net(text, x=(2, 3, 4, 5)), {"l" if "Convolution" in text else "none": blobs})
+    assert reason in str(caught.value)
+    assert "net.prototxt" in caught.value.where
+    assert "layer" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("blobs", "reason"),
+    [
+        ([noise("w", 4, 3, 3, 3)], "has 1 blobs"),
+        ([noise("w", 4, 3, 3, 2), noise("b", 4)], "(4, 3, 3, 2)"),
+        ([noise("w", 4, 3, 3, 3), noise("b", 1, 1, 1, 4)], "(1, 1, 1, 4)"),
+    ],
+)
+def test_blobs_must_have_the_shape_that_the_layer_wants(blobs: list[Array], reason: str, tmp_path: Path) -> None:
+    text = net(layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 }"), x=(1, 3, 5, 5))
+    with pytest.raises(InputError) as caught:
+        lowered(tmp_path, text, {"l": blobs})
+    assert reason in str(caught.value)
+
+
+def test_folding_goes_on_behind_an_unknown_layer(tmp_path: Path) -> None:
+    conv = "convolution_param { num_output: 4 kernel_size: 3 bias_term: false }"
+    text = net(
+        layer("Mystery", "mystery_param { a: 1 }", "x", "m", "m"), layer("BatchNorm", "", "m", "m", "bn0"),
+        layer("Scale", "scale_param { bias_term: true }", "m", "m", "s"), layer("Convolution", conv, "m", "c", "c"),
+        layer("BatchNorm", "", "c", "c", "bn"), layer("ReLU", "", "c"), x=(1, 3, 9, 9),
+    )  # fmt: skip
+    three, four = [noise("m", 3), noise("v", 3) ** 2, np.ones(1)], [noise("m", 4), noise("v", 4) ** 2, np.ones(1)]
+    blobs = {"bn0": three, "s": [noise("g", 3), noise("b", 3)], "c": [noise("w", 4, 3, 3, 3)], "bn": four}
+    low = lowered(tmp_path, text, blobs)
+    assert [node.op for node in low.graph.nodes] == ["caffe.Mystery", *["BatchNormalization"] * 3, "Conv",
+                                                     "BatchNormalization", "Relu"]  # fmt: skip
+    assert low.layers[4].tops[0].shape == (None, 4, None, None)
+    assert [layer.name for layer in low.opaque] == ["m"]
+
+
+def test_training_layers_are_cut_at_their_scores(tmp_path: Path) -> None:
+    text = "\n".join(
+        [
+            layer("Data", "data_param { batch_size: 4 } transform_param { crop_size: 8 mean_value: 1 mean_value: 2 "
+                          "mean_value: 3 }", "", "data label", "d"),
+            layer("Pooling", "pooling_param { pool: AVE global_pooling: true }", "data", "p", "p"),
+            layer("SoftmaxWithLoss", "", "p label", "loss", "loss"), layer("Accuracy", "", "p label", "acc", "acc"),
+        ]
+    )  # fmt: skip
+    low = lowered(tmp_path, text)
+    assert [(value.name, value.shape) for value in low.graph.inputs] == [("data", (1, 3, 8, 8))]
+    assert [value.name for value in low.graph.outputs] == ["p"]
+    assert [len(item.tops) for item in low.layers] == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("transform", "size"),
+    [
+        ("resize_param { height: 8 width: 6 interp_mode: LINEAR }", (8, 6)),
+        ("resize_param { height: 8 width: 6 resize_mode: FIT_SMALL_SIZE }", (None, None)),
+        ("resize_param { height: 8 width: 6 } crop_h: 4 crop_w: 5", (4, 5)),
+        ("resize_param { height: 8 width: 6 } crop_size: 4 ", (4, 4)),
+    ],
+)
+def test_the_size_that_images_are_made(transform: str, size: tuple[int | None, ...], tmp_path: Path) -> None:
+    text = layer("AnnotatedData", f"transform_param {{ force_color: true {transform} }}", "", "data label", "d")
+    low = lowered(tmp_path, text + layer("ReLU", "", "data", "y", "r"))
+    assert [value.shape for value in low.graph.inputs if value.name == "data"] == [(1, 3, *size)]
+
+
+def test_a_type_of_ones_own(tmp_path: Path) -> None:
+    register("Mish", lambda b: [b.node("Mul", b.x, b.node("Tanh", b.node("Softplus", b.x)))], in_place=True)
+    try:
+        x = noise("x", 2, 3)
+        y = compute(tmp_path, net(layer("ReLU", "", "x", "y", "r"), layer("Mish", "", "y"), x=x.shape), {"x": x})
+        close(y, x.clip(0) * np.tanh(np.log1p(np.exp(x.clip(0)))))
+    finally:
+        del ROWS["Mish"]
+
+
+def test_constants_that_are_stored_blobs_can_be_told_from_others(tmp_path: Path) -> None:
+    text = net(layer("Scale", "", "x", "a", "s"), layer("Power", "power_param { scale: 2 }", "a"), x=(2, 3))
+    low = lowered(tmp_path, text, {"s": [noise("g", 3)]})
+    keys = [node.inputs[1].tensor.key for node in low.graph.nodes]  # type: ignore[union-attr]
+    assert keys[0] == ("blob", low.layers[1].layer.blobs[0].field.start)
+    assert keys[1][0] == "made"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "fixed"),
+    [
+        (layer("Power", "power_param { scale: 2 }"), [False]),
+        (layer("Power", "power_param { scale: 2 power: 2 }"), [True, False]),
+        (layer("Eltwise", "eltwise_param { coeff: 2 coeff: 1 }", "x x"), [True, True]),
+        (layer("Exp", "exp_param { scale: 2 }"), [True, False]),
+    ],
+)
+def test_parts_of_a_layer_are_fixed(text: str, fixed: list[bool], tmp_path: Path) -> None:
+    assert [node.fixed for node in lowered(tmp_path, net(text, x=(2, 3))).graph.nodes] == fixed
+
+
+def test_a_convolution_tells_the_channels_of_its_input(tmp_path: Path) -> None:
+    text = layer("Data", "data_param { batch_size: 9 }", "", "x", "d") + layer(
+        "Convolution", "convolution_param { num_output: 3 kernel_size: 1 group: 3 bias_term: false }"
+    )
+    low = lowered(tmp_path, text, {"l": [noise("w", 3, 2, 1, 1)]})
+    assert [value.shape for value in low.graph.inputs] == [(1, 6, None, None)]
