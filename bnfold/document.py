@@ -16,15 +16,15 @@ from .protobuf import Rope
 class Runnable:
     """An ONNX model that onnxruntime can run: the verifier's view of a document.
 
-    `model` is the serialized ModelProto. `outputs` are the net's; `taps` the values asked for that exist, each an
+    `model` is the serialized ModelProto. `outputs` are the net's; `probes` the values asked for that exist, each an
     output of the model under the name by which it was asked for. `data` is the folder in which external data lies.
     `left_out` names the nodes that could not be converted: what depends on them is not among the outputs.
-    `spell` says how the model writes each of the names in `outputs` and `taps`.
+    `spell` says how the model writes each of the names in `outputs` and `probes`.
     """
 
     model: Rope
     outputs: list[str]
-    taps: list[str]
+    probes: list[str]
     data: Path | None = None
     left_out: list[str] = field(default_factory=list)
     spell: Callable[[str], str] = str
@@ -59,11 +59,11 @@ class Document(Protocol):
     def folded(self, plans: Mapping[Graph, Plan], places: Sequence[Path]) -> Mapping[Path, Rope]:
         """The content of each of the files `places`. Raises OutputError where one is something else already."""
 
-    def runnable(self, taps: Sequence[str]) -> Runnable:
-        """The net as ONNX with the values that `taps` name as further outputs."""
+    def runnable(self, probes: Sequence[str]) -> Runnable:
+        """The net as ONNX with the values that `probes` name as further outputs."""
 
-    def tap(self, value: Value) -> str:
+    def probe(self, value: Value) -> str:
         """A name under which `runnable` of this document finds `value`; "" when it cannot be tapped."""
 
-    def folded_tap(self, plan: Plan, value: Value) -> str:
+    def folded_probe(self, plan: Plan, value: Value) -> str:
         """A name under which `runnable` of the folded document finds what `value` has become; "" when it vanished."""

@@ -221,11 +221,11 @@ def _verified(
 ) -> Result:
     """`result` with the verification's figures; raises MismatchError."""
     from .verification.outcome import Verification
-    from .verification.probes import taps
+    from .verification.probes import probes
 
     if not any(plan.changes for plan in plans.values()) and _equal(original.sources, folded.sources):
         return replace(result, verification=Verification(identical=True))
-    watched = taps(original, plans)
+    watched = probes(original, plans)
     runnables = original.runnable([t.original for t in watched]), folded.runnable([t.folded for t in watched])
     outputs = [value.name for value in original.graphs()[0].outputs]
     verification: Verification = verifier.compare(*runnables, outputs, watched)

@@ -104,11 +104,11 @@ class Net:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
 
 
-def runnable(model: onnx.ModelProto, taps: list[str] | None = None, **also: Any) -> Runnable:
-    """The model as the verifier takes it, with the values `taps` as further outputs."""
+def runnable(model: onnx.ModelProto, probes: list[str] | None = None, **also: Any) -> Runnable:
+    """The model as the verifier takes it, with the values `probes` as further outputs."""
     outputs = [o.name for o in model.graph.output]
     kind = model.graph.input[0].type.tensor_type.elem_type if model.graph.input else TensorProto.FLOAT
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    copy.graph.output.extend(helper.make_tensor_value_info(t, kind, None) for t in taps or [])
-    return Runnable(Rope(copy.SerializeToString()), outputs, list(taps or []), **also)
+    copy.graph.output.extend(helper.make_tensor_value_info(t, kind, None) for t in probes or [])
+    return Runnable(Rope(copy.SerializeToString()), outputs, list(probes or []), **also)

@@ -16,7 +16,7 @@ import bnfold
 from bnfold.formats import open_document
 from bnfold.options import Options
 from bnfold.pipeline import MismatchError, explain, fold
-from bnfold.verification.probes import taps
+from bnfold.verification.probes import probes
 from bnfold.verification.verifier import Verifier
 
 
@@ -130,8 +130,8 @@ def test_taps_stand_where_nothing_has_changed(samples: Path) -> None:
     document = open_document([samples / "resnet_block.prototxt", samples / "resnet_block.caffemodel"], options)
     from bnfold.planner.passes import plan
 
-    watched = taps(document, {graph: plan(graph, document.style) for graph in document.graphs()})
-    assert [tap.layers for tap in watched] == [
+    watched = probes(document, {graph: plan(graph, document.style) for graph in document.graphs()})
+    assert [probe.layers for probe in watched] == [
         "bn_conv1, scale_conv1 → conv1",
         "bn2a_branch1, scale2a_branch1 → res2a_branch1",
         "bn2a_branch2a, scale2a_branch2a → res2a_branch2a",

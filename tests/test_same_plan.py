@@ -3,7 +3,7 @@
 The Caffe document knows more: which nodes make up a layer, which therefore have one price and one name, share weights,
 or stay because they are parts of a Power or an LRN. Hence
 
-1. an ONNX graph that is told so has the same plan in everything: chains, ways, layers, residues, reasons. Numbers are
+1. an ONNX graph that is told so has the same plan in everything: chains, ways, layers, leftovers, reasons. Numbers are
    equal as far as float32 goes, since an export rounds the quotients of a BatchNorm's blobs;
 2. an ONNX graph by itself, at its own prices, loses at least the chains that the Caffe net loses, in the same ways and
    into the same layers. It may lose more, because each part of a layer is a node of its own.
@@ -61,7 +61,7 @@ class Pair:
         for one, two in zip(wanted.decisions, told.decisions, strict=True):
             assert described(one) == described(two)
             assert close(one.chain.affine, two.chain.affine)
-            assert close(one.residue, two.residue)
+            assert close(one.leftover, two.leftover)
         return wanted
 
 
@@ -82,7 +82,7 @@ def tops(nodes: Iterable[Node]) -> tuple[str, ...]:
 
 def lost(found: Plan) -> dict[frozenset[str], Any]:
     """The chains of which nothing stays, neither in their place nor in another chain: the way, and what takes them."""
-    gone = [d for d in found.decisions if not (d.untouched or d.residue or d.merged or d.way == "merge")]
+    gone = [d for d in found.decisions if not (d.untouched or d.leftover or d.merged or d.way == "merge")]
     return {frozenset(tops(d.chain.nodes)): (d.way, tops(d.above), tops(d.below)) for d in gone}
 
 

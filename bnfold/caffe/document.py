@@ -18,7 +18,7 @@ from ..onnx.serialize import Header, write
 from ..places import same
 from ..planner.records import Notice, Opaque, Plan, Style
 from ..protobuf import Rope
-from .edit import NetEdit, tap_names
+from .edit import NetEdit, probe_names
 from .leftover import growth
 from .lowered import Lowered
 from .lowering import DEFAULT_OPSET, lower
@@ -102,9 +102,9 @@ class CaffeDocument:
         assert self.net.weights is not None  # `open` wants a caffemodel
         return dict(zip(places, (Rope(edit.prototxt()), edit.caffemodel(self.net.weights)), strict=True))
 
-    def runnable(self, taps: Sequence[str]) -> Runnable:
-        """The net up to the layers that have no conversion, with the tops that `taps` name under these names."""
-        wanted = {tap: self.tops[tap] for tap in taps if tap in self.tops}
+    def runnable(self, probes: Sequence[str]) -> Runnable:
+        """The net up to the layers that have no conversion, with the tops that `probes` name under these names."""
+        wanted = {probe: self.tops[probe] for probe in probes if probe in self.tops}
         graph, left_out = convertible(self.lowered.graph, wanted)
         for value in graph.inputs:
             if value.shape is None and any(value in node.inputs for node in graph.nodes):
@@ -113,24 +113,24 @@ class CaffeDocument:
                 raise InputError(f"the shape of input {value.name!r} is not known", where=where, hint=hint)
         own = [value.name for value in self.lowered.graph.outputs if value in graph.outputs]
         there = {value.name for value in graph.outputs}
-        found = [tap for tap in wanted if tap in there]
+        found = [probe for probe in wanted if probe in there]
         left_out += (f"output {name!r}" for name in self.lowered.unproven)
         rope = write(graph, Header(DEFAULT_OPSET, IR_VERSION, half=True), spelled)
         return Runnable(rope, own, found, left_out=left_out, spell=spelled)
 
-    def tap(self, value: Value) -> str:
-        return self.taps.get(value, "")
+    def probe(self, value: Value) -> str:
+        return self.probes.get(value, "")
 
-    def folded_tap(self, plan: Plan, value: Value) -> str:
-        return self.edit(plan).taps.get(plan.resolve(value), "")
+    def folded_probe(self, plan: Plan, value: Value) -> str:
+        return self.edit(plan).probes.get(plan.resolve(value), "")
 
     @cached_property
     def tops(self) -> dict[str, Value]:
-        return {name: value for value, name in self.taps.items()}
+        return {name: value for value, name in self.probes.items()}
 
     @cached_property
-    def taps(self) -> dict[Value, str]:
-        return tap_names(self.net, self.lowered.layers)
+    def probes(self) -> dict[Value, str]:
+        return probe_names(self.net, self.lowered.layers)
 
     def edit(self, plan: Plan) -> NetEdit:
         """The edit of a plan, made once."""
@@ -148,10 +148,10 @@ def mark_kept(lowered: Lowered, keep: Sequence[str]) -> None:
         last[name].public = last[name].public or "kept by the user"
 
 
-def convertible(graph: Graph, taps: Mapping[str, Value]) -> tuple[Graph, list[str]]:
+def convertible(graph: Graph, probes: Mapping[str, Value]) -> tuple[Graph, list[str]]:
     """The part of a graph that does not depend on layers without conversion, and the names of those.
 
-    Its outputs are those of the graph, what such a layer reads, and copies of `taps` under their names.
+    Its outputs are those of the graph, what such a layer reads, and copies of `probes` under their names.
     """
     part = Graph(graph.name)
     part.inputs = list(graph.inputs)
@@ -167,7 +167,7 @@ def convertible(graph: Graph, taps: Mapping[str, Value]) -> tuple[Graph, list[st
         else:
             part.nodes.append(node)
     part.outputs = [value for value in dict.fromkeys([*graph.outputs, *ends]) if value not in lost]
-    for name, value in taps.items():
+    for name, value in probes.items():
         if value not in lost:
             copy = Value(name, value.shape, value.dtype)
             part.nodes.append(Node("Identity", [value], [copy], {}, name, name, DEFAULT_OPSET))

@@ -59,8 +59,8 @@ class NetEdit:
         """The layers of the chain go, but for one that holds what stays."""
         chain = decision.chain
         layers = layers_of(chain)
-        if decision.residue is not None:
-            stays = host(chain, decision.residue, self.net.version)
+        if decision.leftover is not None:
+            stays = host(chain, decision.leftover, self.net.version)
             self.hosts[stays.layer] = stays
             layers.remove(stays.layer)
         self.removed.update(layers)
@@ -80,8 +80,8 @@ class NetEdit:
         return found
 
     @cached_property
-    def taps(self) -> dict[Value, str]:
-        return tap_names(self.net, self.steps)
+    def probes(self) -> dict[Value, str]:
+        return probe_names(self.net, self.steps)
 
     @cached_property
     def blobs(self) -> dict[Layer, list[AnyBlob]]:
@@ -162,7 +162,7 @@ class NetEdit:
         return weights.rope(gone, changes, added)
 
 
-def tap_names(net: CaffeNet, items: Sequence[Step | LoweredLayer]) -> dict[Value, str]:
+def probe_names(net: CaffeNet, items: Sequence[Step | LoweredLayer]) -> dict[Value, str]:
     """Every top as `layer:index`, which a fold does not change; none of layers that have one name in `net`.
 
     Left out is also what is the name of a blob.

@@ -122,14 +122,14 @@ def spread(array: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]
     return np.broadcast_to(array, shape).astype(dtype)
 
 
-def host(chain: Chain, residue: Affine, version: int) -> Host:
+def host(chain: Chain, leftover: Affine, version: int) -> Host:
     """The host among the layers of a chain: the last one that has the right type already, else the last one."""
     layers = layers_of(chain)
-    powers = all(layer.type == "Power" for layer in layers) and not residue.axes
+    powers = all(layer.type == "Power" for layer in layers) and not leftover.axes
     old = version < 2 and any(layer.type == "BN" for layer in layers)
-    kind = "Power" if powers else "BN" if old else "Scale" if residue.scales else "Bias"
+    kind = "Power" if powers else "BN" if old else "Scale" if leftover.scales else "Bias"
     layer = next((layer for layer in reversed(layers) if layer.type == kind), layers[-1])
-    return Host(layer, residue, chain, kind)
+    return Host(layer, leftover, chain, kind)
 
 
 def layers_of(chain: Chain) -> list[Layer]:

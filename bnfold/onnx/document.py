@@ -121,17 +121,17 @@ class OnnxDocument:
         model = Renderer(self.model, edits, storage).rope()
         return {places[0]: model, **{files[location]: content for location, content in storage.files().items()}}
 
-    def tap(self, value: Value) -> str:
+    def probe(self, value: Value) -> str:
         """The name of a value of the main graph; "" for constants, and for what other graphs compute."""
         mine = self.scopes[0].values.get(value.name) is value
         return value.name if mine and value.tensor is None else ""
 
-    def folded_tap(self, plan: Plan, value: Value) -> str:
+    def folded_probe(self, plan: Plan, value: Value) -> str:
         """The name of `value`, if one of that name holds its content in the folded model."""
         name = plan.name(plan.resolve(value))
-        return name if self.tap(value) == name else ""
+        return name if self.probe(value) == name else ""
 
-    def runnable(self, taps: Sequence[str]) -> Runnable:
+    def runnable(self, probes: Sequence[str]) -> Runnable:
         """The model with further outputs, without what onnxruntime stumbles over: outputs that are omitted at the end
         of a node (1.32 crashes on BatchNormalization of opset 9 with them), and two nodes of one name. Its nodes are
         sorted, for the reference evaluator.
@@ -147,7 +147,7 @@ class OnnxDocument:
                 if len(node.outputs) > 1 and not node.outputs[-1]:
                     edit.wire(node).outputs = _trimmed(node.outputs)
         outputs = [value.name for value in main.stored.outputs]
-        found = [name for name in dict.fromkeys(taps) if name in main.values]
+        found = [name for name in dict.fromkeys(probes) if name in main.values]
         for name in found:
             dtype = main.values[name].dtype
             if name not in outputs:

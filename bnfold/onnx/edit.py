@@ -11,7 +11,7 @@ from ..ir.names import Names
 from ..planner.records import Plan
 from ..protobuf import Rope
 from .graphs import Scope
-from .leftover import Place, residue
+from .leftover import Place, leftover
 from .messages import StoredSparse, StoredTensor
 from .parameters import Job, jobs
 from .read import StoredNode
@@ -73,7 +73,7 @@ class Editor:
         for scope, plan in plans:
             self._take_out(scope, plan)
         for scope, plan in plans:
-            self._residues(scope, plan)
+            self._leftovers(scope, plan)
             self._rewire(scope, plan)
             work += [(scope, job) for job in jobs(plan)]
         self._place(work)
@@ -105,19 +105,19 @@ class Editor:
                 self.uses.drop(node.inputs)
                 edit.gone.update(value.name for value in node.outputs)
 
-    def _residues(self, scope: Scope, plan: Plan) -> None:
+    def _leftovers(self, scope: Scope, plan: Plan) -> None:
         """Write what stays of chains."""
         edit, constant, number = self.edits[scope], partial(self._constant, scope), 7 if scope.stored.function else 1
         for decision in plan.decisions:
-            if decision.residue is not None and not decision.untouched:
+            if decision.leftover is not None and not decision.untouched:
                 chain = decision.chain
                 names = _name(plan, chain.source), plan.name(chain.target)
                 place = Place(self.buffer, number, *names, self.fresh, self.title, constant)
-                edit.instead.update(residue(chain, decision.residue, place))
+                edit.instead.update(leftover(chain, decision.leftover, place))
                 edit.gone.discard(names[1])
 
     def _constant(self, scope: Scope, old: Value | None, wish: str, content: Content) -> str:
-        """Enter a constant of a residue; returns its name."""
+        """Enter a constant of a leftover; returns its name."""
         base = None if old is None else self.uses.base(old)
         if base in self.uses.home and base not in self.claimed and not self.uses.left(base):
             self.claimed.add(base)

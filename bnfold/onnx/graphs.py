@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..ir.graph import BLIND, Graph, Node, Tensor, Value
-from ..ir.shapes.table import RULES, infer
+from ..ir.shapes.table import SHAPES, infer
 from .attributes import Reference, mistyped
 from .constants import Expressions
 from .messages import StoredSparse, StoredTensor
@@ -198,7 +198,7 @@ class Builder:
         attributes = self._attributes(stored)
         name = stored.name or next((name for name in stored.outputs if name), "")
         node = Node(op, inputs, outputs, attributes, stored, name, version)
-        if op in RULES:
+        if op in SHAPES:
             self._check(node, stored)
         elif op == "opaque.BatchNormalization":
             scope.graph.notes[node] = ("reference", f"an attribute of {name!r} is given by those who call its function")

@@ -9,7 +9,7 @@ from functools import partial
 from ..ir.graph import Node, Value
 from ..planner.affine import Affine
 from ..planner.records import Chain
-from .leftover import Place, residue
+from .leftover import Place, leftover
 from .messages import StoredTensor
 from .read import StoredNode
 from .splice import Content, framed, tensor
@@ -27,7 +27,7 @@ def growth(uses: Uses, buffer: memoryview, changes: Mapping[Chain, Affine | None
     for chain, affine in changes.items():
         if affine is not None:
             place = Place(buffer, 1, chain.source.name, chain.target.name, str, "{}_{}".format, constant)
-            made += [written.rope.size for written in residue(chain, affine, place).values()]
+            made += [written.rope.size for written in leftover(chain, affine, place).values()]
     return sum(made) - gone
 
 

@@ -24,7 +24,7 @@ BATCH_NORM = "BatchNormalization"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a residue is written: the names it stands between, and who names and holds what is new.
+    """Where a leftover is written: the names it stands between, and who names and holds what is new.
 
     `number` is the field of nodes in the graph's message. `value` gives a value a name that nothing has, `node` a node
     one that is made of another's. `constant` enters a constant and returns its name: that of the one whose job it
@@ -40,7 +40,7 @@ class Place:
     constant: Callable[[Value | None, str, Content], str]
 
 
-def residue(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Written]:
+def leftover(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Written]:
     """What is written for `affine` in the place of a chain: instead of the node that it is made of or the last one."""
     nodes = chain.nodes
     carrier = next((n for n in nodes if n.op == BATCH_NORM), None)
@@ -57,7 +57,7 @@ def residue(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Writ
 
 
 class Step(NamedTuple):
-    """One operator of a residue, the one that does the same with another constant, and what its constant is called."""
+    """One operator of a leftover, the one that does the same with another constant, and what its constant is called."""
 
     op: str
     other: str

@@ -1,8 +1,8 @@
 """The table of commuting operators: which let an affine pass, under which condition, and how.
 
-Linear operators and affines themselves are recognised in `roles`. A commuting operator f answers two questions, of
+Linear operators and affines themselves are recognised in `foldable`. A commuting operator f answers two questions, of
 multipliers and of shifts apart: does f(a·x) = a'·f(x) hold, and does f(x + b) = f(x) + b'? Each row says under which
-condition and who of several inputs must take part; `carry` and `rearrange` hold the arithmetic that turns a into a'.
+condition and who of several inputs must take part; `transfer` and `moves` hold the arithmetic that turns a into a'.
 Whatever is not in the table does not commute. Differences between opsets live in the functions that a row names.
 Semantics: https://github.com/onnx/onnx/blob/main/docs/Operators.md
 """
@@ -139,7 +139,7 @@ RECTIFIER = Rule(transfer.same, transfer.same_down, positive, never)
 MAXIMUM = Rule(*SPATIAL, ordered_values, only_values)
 INTERPOLATION = Rule(*RESIZED, interpolating, interpolating)
 
-RULES: dict[str, Rule] = {
+COMMUTING: dict[str, Rule] = {
     "Identity": IDENTITY,
     "Dropout": Rule(transfer.same, transfer.same_down, inference, inference),
     "Transpose": Rule(moves.transposed, moves.transposed_down),

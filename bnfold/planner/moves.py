@@ -1,6 +1,6 @@
 """How an array of multipliers or shifts moves through an operator that only moves elements about.
 
-See `carry` for what `up` and `down` are given and give.
+See `transfer` for what `up` and `down` are given and give.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ before it. Every removal saves the whole chain, every later pass at most a part 
 order of what they save. It is not optimal where two affines could only leave together: one value read by two chains,
 of which the second could go down if the first went up, keeps both.
 
-Cost: each question visits at most `ask.REACH` operators deep, and no pass is repeated.
+Cost: each question visits at most `propagate.REACH` operators deep, and no pass is repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from ..ir.graph import Graph, Node, Value, content_readers
 from .affine import Affine, collapse, identity, nearest
 from .foldable import AFFINE, LINEAR, Linear, affine, linear
-from .propagate import MULTIPLIER, SHIFT, Asking
+from .propagate import MULTIPLIER, SHIFT, Attempt
 from .records import Chain, Decision, Plan, Refusal, Stayed, Style
 from .refusal import Refused, refuse
 from .view import View
@@ -168,14 +168,14 @@ def bridges(chain: Chain, view: View) -> bool:
 def whole(decision: Decision, view: View, way: str) -> bool:
     """Move the whole chain up, down or both ways. One that does nothing, and could not be dropped, cannot."""
     for route in routes(decision.chain.affine, way):
-        asking = Asking(view, decision.chain)
+        attempt = Attempt(view, decision.chain)
         try:
-            send(asking, decision.chain, route)
+            send(attempt, decision.chain, route)
         except Refused as answer:
             if way != "both":
                 decision.reasons.append(answer.refusal)
             continue
-        leave(decision, view, asking, way)
+        leave(decision, view, attempt, way)
         return True
     return False
 
@@ -183,17 +183,17 @@ def whole(decision: Decision, view: View, way: str) -> bool:
 def merge(decision: Decision, view: View, style: Style, way: str) -> bool:
     """Move the whole chain into others that stay, if these grow by less than it costs, and the file does not."""
     for route in routes(decision.chain.affine, way):
-        asking = Asking(view, decision.chain, merging=True)
+        attempt = Attempt(view, decision.chain, merging=True)
         try:
-            send(asking, decision.chain, route)
+            send(attempt, decision.chain, route)
         except Refused:
             continue
-        grown = sum(style.price(new) - cost(old, view, style) for old, new in asking.chains.items())
-        possible = all(fits(new, old) and (new.acts or not bridges(old, view)) for old, new in asking.chains.items())
-        larger = possible and style.growth({**asking.chains, decision.chain: None}) > 0
+        grown = sum(style.price(new) - cost(old, view, style) for old, new in attempt.chains.items())
+        possible = all(fits(new, old) and (new.acts or not bridges(old, view)) for old, new in attempt.chains.items())
+        larger = possible and style.growth({**attempt.chains, decision.chain: None}) > 0
         if possible and not larger and grown < cost(decision.chain, view, style):
-            leave(decision, view, asking, way)
-            decision.merged = bool(asking.chains)
+            leave(decision, view, attempt, way)
+            decision.merged = bool(attempt.chains)
             return True
     return False
 
@@ -205,38 +205,38 @@ def routes(affine: Affine, way: str) -> list[list[tuple[str, Affine]]]:
     return [[(way, moving), ("down" if way == "up" else "up", rest)] for way, moving, rest in parts(affine)[:2]]
 
 
-def send(asking: Asking, chain: Chain, route: list[tuple[str, Affine]]) -> None:
+def send(attempt: Attempt, chain: Chain, route: list[tuple[str, Affine]]) -> None:
     for way, step in route:
-        move(asking, chain, way, step)
+        move(attempt, chain, way, step)
 
 
-def leave(decision: Decision, view: View, asking: Asking, way: str) -> None:
-    settle(decision, asking, way)
+def leave(decision: Decision, view: View, attempt: Attempt, way: str) -> None:
+    settle(decision, attempt, way)
     view.remove(decision.chain, renames=way == "up")
     decision.reasons = []
 
 
-def settle(decision: Decision, asking: Asking, way: str) -> None:
-    asking.commit()
+def settle(decision: Decision, attempt: Attempt, way: str) -> None:
+    attempt.commit()
     decision.way = way
-    decision.above, decision.below = list(dict.fromkeys(asking.above)), list(dict.fromkeys(asking.below))
-    decision.through = list(dict.fromkeys(asking.through))
+    decision.above, decision.below = list(dict.fromkeys(attempt.above)), list(dict.fromkeys(attempt.below))
+    decision.through = list(dict.fromkeys(attempt.through))
 
 
-def move(asking: Asking, chain: Chain, way: str, step: Affine) -> None:
+def move(attempt: Attempt, chain: Chain, way: str, step: Affine) -> None:
     """Ask for both parts of `step`: the multiplier is nearer to the source, the shift nearer to the target."""
     if not step.acts:
         raise refuse("output", "it does nothing, but stands between two names that must both stay")
     if way == "up":
         if step.scales:
-            asking.up(chain.source, step.a, MULTIPLIER)
+            attempt.up(chain.source, step.a, MULTIPLIER)
         if step.shifts:
-            asking.up(chain.source, step.b, SHIFT)
+            attempt.up(chain.source, step.b, SHIFT)
     else:
         if step.shifts:
-            asking.down(chain.target, step.b, SHIFT)
+            attempt.down(chain.target, step.b, SHIFT)
         if step.scales:
-            asking.down(chain.target, step.a, MULTIPLIER)
+            attempt.down(chain.target, step.a, MULTIPLIER)
 
 
 def parts(affine: Affine) -> list[tuple[str, Affine, Affine]]:
@@ -254,16 +254,16 @@ def in_part(decision: Decision, view: View, style: Style) -> bool:
     if not (chain.affine.scales and chain.affine.shifts):
         return False
     for way, moving, rest in parts(chain.affine):
-        residue = rounded(rest, chain)
-        if not fits(residue, chain) or style.price(residue) >= cost(chain, view, style):
+        leftover = rounded(rest, chain)
+        if not fits(leftover, chain) or style.price(leftover) >= cost(chain, view, style):
             continue
-        asking = Asking(view, chain)
+        attempt = Attempt(view, chain)
         try:
-            move(asking, chain, way, moving)
+            move(attempt, chain, way, moving)
         except Refused:
             continue
-        settle(decision, asking, way)
-        decision.residue = residue
+        settle(decision, attempt, way)
+        decision.leftover = leftover
         return True
     return False
 
@@ -271,10 +271,10 @@ def in_part(decision: Decision, view: View, style: Style) -> bool:
 def in_place(decision: Decision, view: View, style: Style) -> None:
     """Leave the chain, written as fewer or cheaper operations where that is possible."""
     chain = decision.chain
-    residue = rounded(chain.affine, chain)
-    decision.residue = residue
-    cheaper = residue.acts and fits(residue, chain) and style.price(residue) < style.cost(chain.nodes)
-    if (cheaper and style.growth({chain: residue}) <= 0) or chain in view.composed:
+    leftover = rounded(chain.affine, chain)
+    decision.leftover = leftover
+    cheaper = leftover.acts and fits(leftover, chain) and style.price(leftover) < style.cost(chain.nodes)
+    if (cheaper and style.growth({chain: leftover}) <= 0) or chain in view.composed:
         decision.way = "merge"
     else:
         decision.untouched = True
@@ -292,8 +292,8 @@ def rounded(affine: Affine, chain: Chain) -> Affine:
     return Affine(collapse(a), collapse(b))
 
 
-def fits(residue: Affine, chain: Chain) -> bool:
-    """Whether the constants of a residue are finite in the dtype of the value (float32 where that is not known)."""
+def fits(leftover: Affine, chain: Chain) -> bool:
+    """Whether the constants of a leftover are finite in the dtype of the value (float32 where that is not known)."""
     dtype = chain.source.dtype
     limit = float(np.finfo(dtype).max) if dtype is not None and dtype.kind == "f" else 3.3895e38
-    return bool((np.abs(residue.a) <= limit).all() and (np.abs(residue.b) <= limit).all())
+    return bool((np.abs(leftover.a) <= limit).all() and (np.abs(leftover.b) <= limit).all())

@@ -1,6 +1,6 @@
 """The one question, asked of a value: can you take this affine?
 
-`Asking.up` asks the producer of a value to change the value by an array of multipliers or of shifts; `Asking.down`
+`Attempt.up` asks the producer of a value to change the value by an array of multipliers or of shifts; `Attempt.down`
 asks all readers of a value to undo nothing but go on reading a value that lacks it. A linear operator says yes and
 takes the array into its weights; an affine that stays composes with it; an operator that commutes passes the question
 on; everything else refuses with a reason. What was taken is collected aside, so that a refusal leaves no trace.
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ir.graph import Node, Value
 from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
-from .commuting import RULES, Rule
+from .commuting import COMMUTING, Rule
 from .foldable import Linear
 from .precision import MOST_DEVIATIONS, bias_fits, deviations, exactly_fits, keeps_digits, largest, tiny, widened
 from .quantised import check_multiplier
@@ -31,7 +31,7 @@ REACH = 100
 
 
 @dataclass(eq=False)
-class Asking:
+class Attempt:
     """One attempt to move that of a chain. `merging` lets chains that stay take it, else only linear operators may."""
 
     view: View
@@ -136,7 +136,7 @@ class Asking:
         if node in self.view.heads or any(value in self.view.tails for value in node.outputs):
             raise refuse("affine", f"{node.label} stays, and stands in between", node)
         consistent(node)
-        rule = RULES.get(node.op)
+        rule = COMMUTING.get(node.op)
         if rule is None:
             refusal = self.view.linears.get(node)
             if isinstance(refusal, Refusal):

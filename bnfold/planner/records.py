@@ -73,7 +73,7 @@ class Decision:
     "merge" (its own nodes become fewer), "keep".
     `above`, `below`: the nodes before and behind it whose constants take it; `merged` when these are affines of
     another chain, which stays. `through`: the nodes that it passes on the way.
-    `residue`: the affine that stays in the place of the chain, None when nothing does. `untouched`: the chain is left
+    `leftover`: the affine that stays in the place of the chain, None when nothing does. `untouched`: the chain is left
     exactly as it is.
     `reasons`: why it, or what is left of it, could not go up and could not go down.
     """
@@ -84,7 +84,7 @@ class Decision:
     below: list[Node] = field(default_factory=list)
     through: list[Node] = field(default_factory=list)
     merged: bool = False
-    residue: Affine | None = None
+    leftover: Affine | None = None
     untouched: bool = False
     reasons: list[Refusal] = field(default_factory=list)
 
@@ -166,7 +166,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What affines cost in a document, so that the planner can tell whether a residue is cheaper than its chain.
+    """What affines cost in a document, so that the planner can tell whether a leftover is cheaper than its chain.
 
     An operation costs 1, a BatchNormalization `batch_norm`; on top comes `layer` for each layer that holds them.
     `unread_outputs`: a document's outputs are what nothing reads, so that an output must not come to be read.

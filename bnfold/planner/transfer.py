@@ -4,7 +4,7 @@ The array broadcasts against a value: one axis for each of the value's, extent 1
 array wanted at an output to the arrays that the inputs must have had: a Refusal for an input that cannot, None for one
 that takes no part. `down` takes the array found at an input to the arrays at the outputs, as many as carry it.
 `neutral` (1 for multipliers, 0 for shifts) fills what the operator puts beside it. Whether the operator lets
-multipliers or shifts pass at all is not asked here but in the table of `operators`.
+multipliers or shifts pass at all is not asked here but in the table of `commuting`.
 Operator semantics: https://github.com/onnx/onnx/blob/main/docs/Operators.md
 """
 

@@ -45,8 +45,8 @@ def as_data(result: Result) -> Data:
 
 
 def _fold(decision: Decision) -> Data:
-    residue, into = decision.residue, _layers(decision.into)
-    left = [] if residue is None else ["multiplier"] * residue.scales + ["shift"] * residue.shifts
+    leftover, into = decision.leftover, _layers(decision.into)
+    left = [] if leftover is None else ["multiplier"] * leftover.scales + ["shift"] * leftover.shifts
     return {
         "layers": _layers(decision.chain.nodes),
         "way": decision.way,

@@ -26,7 +26,7 @@ import numpy as np
 
 from .engine import Engine, OnnxRuntime, Reference, first_working
 from .inputs import Feeds, draws, jittered
-from .inspect import Survey, shaken, survey
+from .inspect import Inspection, inspect, shaken
 from .judge import Channels, Difference, Verdict, difference, floor, judge
 
 BUDGET = 1 << 28
@@ -48,12 +48,12 @@ class Side:
         return make(self.model.read_bytes(), self.data)
 
     @functools.cached_property
-    def survey(self) -> Survey:
-        return survey(self.model.read_bytes())
+    def inspection(self) -> Inspection:
+        return inspect(self.model.read_bytes())
 
     def perturbed(self, make: Make, seed: int) -> Engine:
         """The net with its constants shaken; external data stays as it is."""
-        return make(bytes(shaken(self.model.read_bytes(), self.survey, seed)), self.data)
+        return make(bytes(shaken(self.model.read_bytes(), self.inspection, seed)), self.data)
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Trial:
 
     def against(self, side: Side) -> list[Verdict]:
         """A verdict for each pair of names."""
-        fraction = min(self.original.survey.fraction, side.survey.fraction)
+        fraction = min(self.original.inspection.fraction, side.inspection.fraction)
         inner = len(self.names) - self.outputs
         floors = [floor(fraction, depth) for depth in [inner + 1] * self.outputs + list(range(1, inner + 1))]
         found = self._differences(range(len(self.names)), side.load(self.make), FOLDED, self.draws)
@@ -91,7 +91,7 @@ class Trial:
         noises = {n: [np.zeros(1) for _ in self.draws] for n in numbers}
         for seed in range(PERTURBATIONS if numbers else 0):
             for n, found in self._movement(numbers, seed).items():
-                by = [f.by.max(keepdims=True) if self.original.survey.quantised else f.by for f in found]
+                by = [f.by.max(keepdims=True) if self.original.inspection.quantised else f.by for f in found]
                 noises[n] = [np.maximum(old, new) for old, new in zip(noises[n], by, strict=True)]
             yield noises
 

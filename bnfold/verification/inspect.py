@@ -43,7 +43,7 @@ class Numbers:
 
 
 @dataclass
-class Survey:
+class Inspection:
     """`fraction`: the fewest bits of the fraction in a constant (float32's without any). `quantised`: the net rounds to
     steps inside. `numbers`: all constants that lie in the model's own bytes and may be shaken.
     """
@@ -53,9 +53,9 @@ class Survey:
     numbers: list[Numbers] = field(default_factory=list)
 
 
-def survey(data: protobuf.Buffer) -> Survey:
+def inspect(data: protobuf.Buffer) -> Inspection:
     """Of a serialized ModelProto. Raises WireError where it is none."""
-    result, fixed = Survey(), set[bytes]()
+    result, fixed = Inspection(), set[bytes]()
     for part in protobuf.fields(data):
         if part.number == GRAPH:  # several occurrences are one graph
             _graph(result, fixed, data, part)
@@ -64,7 +64,7 @@ def survey(data: protobuf.Buffer) -> Survey:
     return result
 
 
-def _graph(result: Survey, fixed: set[bytes], data: protobuf.Buffer, graph: protobuf.Field) -> None:
+def _graph(result: Inspection, fixed: set[bytes], data: protobuf.Buffer, graph: protobuf.Field) -> None:
     for part in protobuf.fields(data, graph.body, graph.end):
         if part.number == NODE:
             _node(result, fixed, data, part)
@@ -72,7 +72,7 @@ def _graph(result: Survey, fixed: set[bytes], data: protobuf.Buffer, graph: prot
             _tensor(result, data, part)
 
 
-def _node(result: Survey, fixed: set[bytes], data: protobuf.Buffer, node: protobuf.Field) -> None:
+def _node(result: Inspection, fixed: set[bytes], data: protobuf.Buffer, node: protobuf.Field) -> None:
     inputs, output = [], b""
     for part in protobuf.fields(data, node.body, node.end):
         if part.number == INPUT:
@@ -92,7 +92,7 @@ def _node(result: Survey, fixed: set[bytes], data: protobuf.Buffer, node: protob
                     _tensor(result, data, inner, output)
 
 
-def _tensor(result: Survey, data: protobuf.Buffer, tensor: protobuf.Field, name: bytes | None = None) -> None:
+def _tensor(result: Inspection, data: protobuf.Buffer, tensor: protobuf.Field, name: bytes | None = None) -> None:
     """Enter the numbers of a tensor under its own name, or the `name` of the node's output that gives it."""
     parts = {part.number: part for part in protobuf.fields(data, tensor.body, tensor.end)}
     size, fraction = FORMATS.get(parts[DATA_TYPE].value if DATA_TYPE in parts else 0, (0, 0))
@@ -103,7 +103,7 @@ def _tensor(result: Survey, data: protobuf.Buffer, tensor: protobuf.Field, name:
         result.numbers.append(Numbers(name, content.body, content.end, size, fraction))
 
 
-def shaken(data: protobuf.Buffer, found: Survey, seed: int) -> bytearray:
+def shaken(data: protobuf.Buffer, found: Inspection, seed: int) -> bytearray:
     """The model with its numbers a few units of their last place up or down."""
     result = bytearray(data)
     for number, at in enumerate(found.numbers):

@@ -15,7 +15,7 @@ from ..planner.records import Decision, Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Tap:
+class Probe:
     """One value under its name in the original and in the folded net, and in words what was folded there."""
 
     original: str
@@ -23,15 +23,15 @@ class Tap:
     layers: str
 
 
-def taps(document: Document, plans: Mapping[Graph, Plan]) -> list[Tap]:
-    """At most one tap for each fold and each operator that took one, from the inputs of the net to its outputs."""
+def probes(document: Document, plans: Mapping[Graph, Plan]) -> list[Probe]:
+    """At most one probe for each fold and each operator that took one, from the inputs of the net to its outputs."""
     found = []
     for graph, plan in plans.items():
         order = {node: i for i, node in enumerate(graph.nodes)}
         for value, layers in sorted(unchanged(plan), key=lambda pair: _place(pair[0], order)):
-            original, folded = document.tap(value), document.folded_tap(plan, value)
+            original, folded = document.probe(value), document.folded_probe(plan, value)
             if original and folded:
-                found.append(Tap(original, folded, layers))
+                found.append(Probe(original, folded, layers))
     return found
 
 
@@ -59,13 +59,13 @@ def _between(decision: Decision, plan: Plan) -> Iterator[Value]:
         return
     source, target = decision.chain.source, decision.chain.target
     changed = [value for node in (*decision.above, *decision.through) for value in node.outputs]
-    if decision.way == "up" and decision.residue is None:
+    if decision.way == "up" and decision.leftover is None:
         yield from (value for value in changed if plan.resolve(value) is not plan.resolve(source))
         return
     yield from changed
     if decision.above:
         yield source
-    if decision.below and decision.residue is not None:
+    if decision.below and decision.leftover is not None:
         yield target
 
 

@@ -1,11 +1,11 @@
 """Proof that the folded net computes what the original does: both run in onnxruntime, in a process of their own.
 
-taps.py    which values inside the net can be compared
+probes.py    which values inside the net can be compared
 child.py   the process that runs both nets; the modules below are used there only
 engine.py  onnxruntime, else onnx's reference evaluator
 inputs.py  random inputs that the net accepts
 judge.py   rounding, or a fault?
-survey.py  what is to be known of a model's structure before it runs
+inspect.py what is to be known of a model's structure before it runs
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from ..document import Runnable
 from ..errors import VerificationError
 from .outcome import Compared, Verification
-from .probes import Tap
+from .probes import Probe
 
 TIMEOUT = 900
 """Seconds after which the verification is given up."""
@@ -45,9 +45,9 @@ class Verifier:
             self._child.kill()
 
     def compare(
-        self, original: Runnable, folded: Runnable, outputs: Sequence[str], taps: Sequence[Tap]
+        self, original: Runnable, folded: Runnable, outputs: Sequence[str], probes: Sequence[Probe]
     ) -> Verification:
-        """Run both nets and judge the net's own `outputs`, as far as both compute them, and the values `taps`.
+        """Run both nets and judge the net's own `outputs`, as far as both compute them, and the values `probes`.
 
         Where all of it lies behind nodes that are left out nothing runs, and nothing is proven.
         Raises VerificationError where the original cannot be run, or the process crashes or does not end.
@@ -55,17 +55,17 @@ class Verifier:
         own = [name for name in outputs if name in original.outputs]
         gone = [Compared(n, "", math.inf, None, 0.0, "it is missing") for n in own if n not in folded.outputs]
         kept = [name for name in own if name in folded.outputs]
-        ones, others = set(original.taps), set(folded.taps)
-        inner = [t for t in taps if t.original in ones and t.folded in others]
+        ones, others = set(original.probes), set(folded.probes)
+        inner = [t for t in probes if t.original in ones and t.folded in others]
         names = [(name, name) for name in kept] + [(t.original, t.folded) for t in inner]
         if not names and not gone and original.left_out:
-            return Verification(left_out=original.left_out, uncovered=len(taps))
+            return Verification(left_out=original.left_out, uncovered=len(probes))
         if not names:
             raise VerificationError("no value of the net can be computed, so nothing is proven", hint=UNPROVEN)
         told = self._ask(original, folded, names, len(kept))
         if "reason" in told:
             raise VerificationError(f"the original cannot be run: {told['reason']}", hint=UNPROVEN)
-        layers = [""] * len(kept) + [tap.layers for tap in inner]
+        layers = [""] * len(kept) + [probe.layers for probe in inner]
         rows = zip(names, layers, told["verdicts"], strict=not told["problem"])
         compared = [Compared(one, layer, **verdict) for (one, _), layer, verdict in rows]
         return Verification(
@@ -75,7 +75,7 @@ class Verifier:
             outputs=[*compared[: len(kept)], *gone],
             inner=compared[len(kept) :],
             left_out=original.left_out,
-            uncovered=len(taps) - len(inner) if original.left_out else 0,
+            uncovered=len(probes) - len(inner) if original.left_out else 0,
             problem=told["problem"],
         )
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.ir.graph import Graph, Node, Tensor, Value
 from bnfold.ir.shapes.arguments import contents
-from bnfold.ir.shapes.table import RULES, infer
+from bnfold.ir.shapes.table import SHAPES, infer
 
 F, INT = np.float32, np.int64
 Given = tuple[int, ...] | list[Any] | np.ndarray | None
@@ -335,6 +335,6 @@ def test_what_is_shape_arithmetic_on_nothing_is_unknown() -> None:
 
 
 def test_a_fault_in_a_rule_is_not_taken_for_one_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RULES, "Relu", lambda node: [node.inputs[0].shape[9]])
+    monkeypatch.setitem(SHAPES, "Relu", lambda node: [node.inputs[0].shape[9]])
     with pytest.raises(IndexError):
         infer(_node("Relu", [(2, 3)], {}, 1, 13))

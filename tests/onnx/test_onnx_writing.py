@@ -277,7 +277,7 @@ def test_a_runnable_model_has_taps_and_nothing_that_stops_onnxruntime() -> None:
     source = model(nodes, [tensor("W", 3, 2, 3, 3), *norm("bn", 3)], opset=9)
     document = OnnxDocument.from_bytes(source.SerializeToString())
     runnable = document.runnable(["c", "nowhere", "c", "y"])
-    assert (runnable.outputs, runnable.taps) == (["y", "c"], ["c", "y"])
+    assert (runnable.outputs, runnable.probes) == (["y", "c"], ["c", "y"])
     stream = io.BytesIO()
     runnable.model.write(stream)
     y, c = run(stream.getvalue())
@@ -288,8 +288,8 @@ def test_taps_name_what_the_folded_model_still_holds() -> None:
     document = OnnxDocument.from_bytes(conv_bn().SerializeToString())
     graph = document.graphs()[0]
     made, values = plan(graph, document.style), document.scopes[0].values
-    assert [document.tap(values[name]) for name in ("c", "n", "W")] == ["c", "n", ""]
-    assert [document.folded_tap(made, values[name]) for name in ("c", "n", "y")] == ["", "n", "y"]
+    assert [document.probe(values[name]) for name in ("c", "n", "W")] == ["c", "n", ""]
+    assert [document.folded_probe(made, values[name]) for name in ("c", "n", "y")] == ["", "n", "y"]
 
 
 def test_what_is_new_has_names_made_of_the_chains() -> None:

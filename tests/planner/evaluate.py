@@ -34,12 +34,12 @@ def evaluate_planned(graph: Graph, plan: Plan, feeds: Mapping[Value, Array]) -> 
     """All values that survive the plan; what their names are the plan tells."""
     env = dict(feeds)
     gone = {node for d in plan.decisions if not d.untouched for node in d.chain.nodes}
-    written = {d.chain.nodes[-1]: d for d in plan.decisions if not d.untouched and d.residue is not None}
+    written = {d.chain.nodes[-1]: d for d in plan.decisions if not d.untouched and d.leftover is not None}
     for node in graph.nodes:
         if node in written:
-            chain, residue = written[node].chain, written[node].residue
-            assert residue is not None
-            env[chain.target] = residue.a * env[plan.resolve(chain.source)] + residue.b
+            chain, leftover = written[node].chain, written[node].leftover
+            assert leftover is not None
+            env[chain.target] = leftover.a * env[plan.resolve(chain.source)] + leftover.b
         elif node not in gone:
             inputs = [None if v is None else read(env, plan.resolve(v)) for v in node.inputs]
             if node in plan.weights:

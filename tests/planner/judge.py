@@ -47,4 +47,4 @@ def same(value: Value, left: np.ndarray, right: np.ndarray) -> None:
 def spent(plan: Plan) -> int:
     """What the affines cost that the plan leaves."""
     kept = sum(STYLE.cost(d.chain.nodes) for d in plan.decisions if d.untouched)
-    return kept + sum(STYLE.price(d.residue) for d in plan.decisions if not d.untouched and d.residue is not None)
+    return kept + sum(STYLE.price(d.leftover) for d in plan.decisions if not d.untouched and d.leftover is not None)

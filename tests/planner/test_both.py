@@ -21,7 +21,7 @@ def pooled_and_padded() -> Net:
 
 def test_the_shift_goes_up_and_the_multiplier_down() -> None:
     decision = judge(pooled_and_padded()).decisions[0]
-    assert (decision.way, decision.residue) == ("both", None)
+    assert (decision.way, decision.leftover) == ("both", None)
     assert [len(decision.above), len(decision.below)] == [1, 1]
 
 

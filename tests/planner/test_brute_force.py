@@ -52,7 +52,7 @@ def small_nets() -> Iterator[tuple[int, Net, list[Chain]]]:
 def test_no_affine_stays_that_trial_can_take_out() -> None:
     tried = foldable = 0
     for seed, net, chains in small_nets():
-        gone = sum(not d.untouched and d.residue is None for d in judge(net).decisions)
+        gone = sum(not d.untouched and d.leftover is None for d in judge(net).decisions)
         possible = Brute(net, chains).most() if gone < len(chains) else gone
         assert gone >= possible, f"{possible} of the affines of net {seed} can go, {gone} went"
         tried, foldable = tried + 1, foldable + possible
@@ -65,7 +65,7 @@ def test_trial_finds_what_can_go() -> None:
     checked = 0
     for seed, net, chains in small_nets():
         decisions = judge(net).decisions
-        if checked < 60 and all(d.into and not d.residue and not d.merged and d.way != "same" for d in decisions):
+        if checked < 60 and all(d.into and not d.leftover and not d.merged and d.way != "same" for d in decisions):
             assert Brute(net, chains).most() == len(chains), seed
             checked += 1
     assert checked == 60

@@ -20,5 +20,5 @@ KEPT = {
 @pytest.mark.parametrize("name", DIRECTED)
 def test_the_planned_net_is_the_net(name: str) -> None:
     plan = judge(DIRECTED[name]())
-    gone = all(not d.untouched and not d.merged and d.residue is None for d in plan.decisions)
+    gone = all(not d.untouched and not d.merged and d.leftover is None for d in plan.decisions)
     assert gone == (name not in KEPT)

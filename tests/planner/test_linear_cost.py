@@ -9,7 +9,7 @@ import pytest
 
 from bnfold.ir.graph import Value
 from bnfold.planner.affine import Float64
-from bnfold.planner.propagate import Asking
+from bnfold.planner.propagate import Attempt
 
 from .nets import Net, ramp
 
@@ -19,10 +19,10 @@ Build = Callable[[int], Net]
 def questions(net: Net, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many values are asked while `net` is planned."""
     count = 0
-    right = {name: getattr(Asking, name) for name in ("up", "down")}
+    right = {name: getattr(Attempt, name) for name in ("up", "down")}
 
     def counting(name: str) -> Callable[..., None]:
-        def ask(self: Asking, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
+        def ask(self: Attempt, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
             nonlocal count
             count += 1
             right[name](self, value, array, kind, depth)
@@ -31,7 +31,7 @@ def questions(net: Net, monkeypatch: pytest.MonkeyPatch) -> int:
 
     with monkeypatch.context() as patch:
         for name in right:
-            patch.setattr(Asking, name, counting(name))
+            patch.setattr(Attempt, name, counting(name))
         net.plan()
     return count
 

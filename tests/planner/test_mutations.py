@@ -24,7 +24,7 @@ from bnfold.planner import (
     windows,
 )
 from bnfold.planner.affine import Absorbed, Affine
-from bnfold.planner.commuting import RULES
+from bnfold.planner.commuting import COMMUTING
 
 from . import evaluate
 from .directed import DIRECTED
@@ -54,13 +54,13 @@ def caught() -> bool:
 
 
 def rule(op: str, **changes: Any) -> Callable[[Patch], None]:
-    return lambda patch: patch.setitem(RULES, op, replace(RULES[op], **changes))
+    return lambda patch: patch.setitem(COMMUTING, op, replace(COMMUTING[op], **changes))
 
 
 def every_rule(**changes: Any) -> Callable[[Patch], None]:
     def mutate(patch: Patch) -> None:
-        for op in RULES:
-            patch.setitem(RULES, op, replace(RULES[op], **changes))
+        for op in COMMUTING:
+            patch.setitem(COMMUTING, op, replace(COMMUTING[op], **changes))
 
     return mutate
 
@@ -74,7 +74,7 @@ def moved(
     op: str, up: Callable[..., Any] | None = None, down: Callable[..., Any] | None = None
 ) -> Callable[[Patch], None]:
     """Post-process what a rule makes of an array: up(node, index, results, neutral), down the same."""
-    old = RULES[op]
+    old = COMMUTING[op]
 
     def new_up(node: Any, index: int, array: Any, neutral: float) -> Any:
         results = old.up(node, index, array, neutral)
@@ -248,7 +248,7 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "outputs ignored": swap(view.View, "public", lambda right: lambda self, value: ""),
     "chain joined across a second reader": swap(passes, "joins", lambda right: joined),
     "order of composition": swap(Affine, "then", lambda right: lambda self, later: right(later, self)),
-    "merged on the wrong side": swap(propagate.Asking, "take_chain", other_side),
+    "merged on the wrong side": swap(propagate.Attempt, "take_chain", other_side),
     "b left instead of b/a": swap(passes, "parts", undivided),
     "mask of Dropout taken for its data": rule("Dropout", pieces=True),
     "slices as Python counts them": swap(moves, "slice_indices", lambda right: python_indices),

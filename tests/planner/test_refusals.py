@@ -162,7 +162,7 @@ def described(plan: Plan, net: Net) -> str:
     lines = []
     for d in plan.decisions:
         names = [[node.name for node in nodes] for nodes in (d.chain.nodes, d.into, d.through)]
-        arrays = [] if d.residue is None else [d.residue.a.tobytes(), d.residue.b.tobytes()]
+        arrays = [] if d.leftover is None else [d.leftover.a.tobytes(), d.leftover.b.tobytes()]
         lines.append(repr((names, d.way, d.merged, d.untouched, arrays, d.reasons)))
     for node, taken in plan.weights.items():
         lines.append(repr((node.name, [p.tobytes() for p in (taken.pre_a, taken.pre_b, taken.post_a, taken.post_b)])))
@@ -180,7 +180,7 @@ def test_every_affine_that_stays_says_why() -> None:
     for build in DIRECTED.values():
         for decision in build().plan().decisions:
             told = decision.reasons or decision.way in ("drop", "same")
-            assert told or (decision.way in ("up", "down", "both") and decision.residue is None)
+            assert told or (decision.way in ("up", "down", "both") and decision.leftover is None)
             for reason in decision.reasons:
                 assert isinstance(reason, Refusal)
                 assert reason.code
@@ -252,8 +252,8 @@ def test_the_axis_of_an_affine_on_an_unknown_rank_is_counted_from_the_front() ->
 
 def test_two_affines_on_an_unknown_rank_are_one_where_the_document_can_write_it() -> None:
     (decision,) = unranked(behind=False).plan(Style(2, unranked=True)).decisions
-    assert decision.residue is not None
-    assert np.array_equal(decision.residue.b, 2 * ramp(1, 4))
+    assert decision.leftover is not None
+    assert np.array_equal(decision.leftover.b, 2 * ramp(1, 4))
     plan = unranked(behind=False).plan(Style(2))
     assert [(stayed.node, stayed.reason.code) for stayed in plan.stayed] == [
         ("BatchNormalization0", "shape"), ("BatchNormalization1", "shape")

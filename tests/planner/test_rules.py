@@ -118,8 +118,8 @@ def test_dead_channels_keep_no_multiplier_from_moving_alone() -> None:
     x = net.op("MatMul", net.input(2, 3), ramp(3, 3))
     decision = finish(net, x, np.array([1.0, 0.0, 2.0]), ramp(3))
     assert decision.way == "up"
-    assert decision.residue is not None
-    assert not decision.residue.scales
+    assert decision.leftover is not None
+    assert not decision.leftover.scales
 
 
 def test_a_shift_that_would_make_scales_of_several_branches_dearer_is_not_merged() -> None:
@@ -138,8 +138,8 @@ def test_a_shift_goes_through_weights_without_bias_into_what_is_added_behind(lef
     net.output(net.op("Add", x, ramp(*column)))
     first, second = judge(net).decisions
     assert (first.way, first.merged, [node.op for node in first.into]) == ("down", True, ["Add", "MatMul"])
-    assert second.residue is not None
-    assert not second.residue.scales
+    assert second.leftover is not None
+    assert not second.leftover.scales
 
 
 def test_a_shift_goes_through_weights_without_bias_into_a_bias() -> None:

@@ -20,28 +20,30 @@ from bnfold.document import Runnable
 from bnfold.errors import VerificationError
 from bnfold.verification.child import answer
 from bnfold.verification.engine import Reference
-from bnfold.verification.inspect import shaken, survey
+from bnfold.verification.inspect import inspect, shaken
 from bnfold.verification.judge import difference, judge
 from bnfold.verification.outcome import Compared, Verification
-from bnfold.verification.probes import Tap
+from bnfold.verification.probes import Probe
 from bnfold.verification.verifier import Verifier
 
 
 def compare(
-    original: Runnable, folded: Runnable, taps: Sequence[str] = (), outputs: Sequence[str] = ("out",)
+    original: Runnable, folded: Runnable, probes: Sequence[str] = (), outputs: Sequence[str] = ("out",)
 ) -> Verification:
     with Verifier() as verifier:
-        return verifier.compare(original, folded, outputs, [Tap(name, name, f"the fold at {name}") for name in taps])
+        return verifier.compare(
+            original, folded, outputs, [Probe(name, name, f"the fold at {name}") for name in probes]
+        )
 
 
-def judged(original: onnx.ModelProto, folded: onnx.ModelProto, taps: Sequence[str], room: Path) -> dict[str, Any]:
+def judged(original: onnx.ModelProto, folded: onnx.ModelProto, probes: Sequence[str], room: Path) -> dict[str, Any]:
     """The child's answer, without starting a process; the output is called `out`."""
     sides = {}
     for name, model in (("original", original), ("folded", folded)):
         with (room / name).open("wb") as stream:
-            runnable(model, list(taps)).model.write(stream)
+            runnable(model, list(probes)).model.write(stream)
         sides[name] = {"model": str(room / name), "data": None}
-    names = [("out", "out"), *((tap, tap) for tap in taps)]
+    names = [("out", "out"), *((probe, probe) for probe in probes)]
     return answer({**sides, "names": names, "outputs": 1, "engine": "", "answer": ""})
 
 
@@ -485,7 +487,7 @@ def test_a_shaken_model_moves_by_units_of_the_last_place_only(net: Net) -> None:
     model.graph.initializer.append(shape)
     model.graph.node.append(helper.make_node("Resize", ["out", "", "scales"], ["large"]))
     data = model.SerializeToString()
-    moved = onnx.load_model_from_string(bytes(shaken(data, survey(data), 0)))
+    moved = onnx.load_model_from_string(bytes(shaken(data, inspect(data), 0)))
     for before, after in zip(model.graph.initializer, moved.graph.initializer, strict=True):
         one, other = numpy_helper.to_array(before), numpy_helper.to_array(after)
         assert np.allclose(one, other, rtol=1e-6, atol=0)
@@ -505,7 +507,7 @@ def squared_and_enlarged(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def test_constants_that_choose_are_not_shaken(net: Net) -> None:
     data = squared_and_enlarged(net.original()).SerializeToString()
-    before, after = (onnx.load_model_from_string(m) for m in (data, bytes(shaken(data, survey(data), 0))))
+    before, after = (onnx.load_model_from_string(m) for m in (data, bytes(shaken(data, inspect(data), 0))))
     assert before.graph.node == after.graph.node
     assert before.graph.initializer != after.graph.initializer
 

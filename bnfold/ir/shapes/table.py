@@ -35,7 +35,7 @@ _BROADCAST = (
 )
 _REDUCE = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 
-RULES: dict[str, Rule] = {
+SHAPES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY.split(), layout.first_same),
     **dict.fromkeys(_BROADCAST.split(), layout.elementwise),
     **{f"Reduce{name}": product.reduce for name in _REDUCE.split()},
@@ -180,7 +180,7 @@ def infer(node: Node) -> None:
     Known facts are kept where nothing better follows; nothing is raised for what is unknown. A node whose inputs and
     attributes contradict each other says how in `contradiction`, and leaves the shapes of its outputs unknown.
     """
-    rule = RULES.get(node.op)
+    rule = SHAPES.get(node.op)
     shapes: Sequence[Shape | None] = ()
     node.contradiction = ""
     if rule is not None:
