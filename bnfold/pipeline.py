@@ -155,7 +155,7 @@ def fold(
 
 
 def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Options = DEFAULTS, **how: Any) -> Result:
-    """Write a Caffe net as ONNX. `how`: what `bnfold.caffe.export.export` takes (opset, ir_version, ...).
+    """Write a Caffe net as ONNX. `how`: what `bnfold.caffe.export.write_onnx` takes (opset, ir_version, ...).
 
     Raises InputError, OutputError, UsageError.
     """
@@ -245,12 +245,12 @@ def _equal(sources: Sequence[Path], others: Sequence[Path]) -> bool:
 def _export(
     sources: Sequence[Path], staged: Path, options: Options, **how: Any
 ) -> tuple[Sequence[Opaque], Sequence[Notice]]:
-    from .caffe.export import export as write
+    from .caffe.export import write_onnx
 
     how |= {"phase": options.phase or "TEST", "stages": options.stages, "level": options.level or 0}
     how = {"bn_blobs": options.bn_blobs, "inputs": dict(options.inputs)} | how
     prototxt, caffemodel = caffe_order(sources)
-    return write(prototxt, caffemodel, staged, **how)
+    return write_onnx(prototxt, caffemodel, staged, **how)
 
 
 def _fold_in_memory(source: object, options: Options) -> onnx.ModelProto:

@@ -22,7 +22,7 @@ from caffe.build import Files, bn, conv, data, layer, scaled
 from caffe.weigh import weighed
 
 from bnfold.caffe.document import CaffeDocument
-from bnfold.caffe.export import model
+from bnfold.caffe.export import onnx_model
 from bnfold.ir.graph import Graph, Node
 from bnfold.ir.names import readable
 from bnfold.onnx.document import OnnxDocument
@@ -38,7 +38,7 @@ class Pair:
 
     def __init__(self, files: Files) -> None:
         stream = io.BytesIO()
-        model(*files).write(stream)
+        onnx_model(*files).write(stream)
         self.caffe, self.onnx = CaffeDocument.open(*files), OnnxDocument.from_bytes(stream.getvalue())
         values = list(self.caffe.lowered.graph.inputs)
         values += [value for node in self.caffe.lowered.graph.nodes for value in node.outputs]

@@ -19,7 +19,7 @@ from ..places import same
 from ..planner.records import Notice, Opaque, Plan, Style
 from ..protobuf import Rope
 from .edit import NetEdit, probe_names
-from .leftover import growth
+from .leftover import caffe_growth
 from .lowered import Lowered
 from .lowering import DEFAULT_OPSET, lower
 from .net import CaffeNet, Phase, load
@@ -58,14 +58,14 @@ class CaffeDocument:
         """
         net = load(prototxt, caffemodel, phase=phase, stages=stages, level=level)
         lowered = lower(net, inputs=inputs, bn_order=bn_blobs, fold_quantized=fold_quantized)
-        mark_kept(lowered, keep)
+        _mark_kept(lowered, keep)
         return cls(net, lowered, [prototxt, caffemodel])
 
     @property
     def style(self) -> Style:
         """In V1 nets what stays of a BN is a BN again."""
         cost = 3 if self.net.version == 2 else 2
-        return Style(cost, layer=4, unread_outputs=True, unranked=True, growth=partial(growth, self.net))
+        return Style(cost, layer=4, unread_outputs=True, unranked=True, growth=partial(caffe_growth, self.net))
 
     def graphs(self) -> Sequence[Graph]:
         return [self.lowered.graph]
@@ -105,7 +105,7 @@ class CaffeDocument:
     def runnable(self, probes: Sequence[str]) -> Runnable:
         """The net up to the layers that have no conversion, with the tops that `probes` name under these names."""
         wanted = {probe: self.tops[probe] for probe in probes if probe in self.tops}
-        graph, left_out = convertible(self.lowered.graph, wanted)
+        graph, left_out = _convertible(self.lowered.graph, wanted)
         for value in graph.inputs:
             if value.shape is None and any(value in node.inputs for node in graph.nodes):
                 hint = f"give it, for example --input {value.name}=1x3x224x224"
@@ -139,7 +139,7 @@ class CaffeDocument:
         return self._edit
 
 
-def mark_kept(lowered: Lowered, keep: Sequence[str]) -> None:
+def _mark_kept(lowered: Lowered, keep: Sequence[str]) -> None:
     """Have the blobs that the user names keep their content. A name written several times in place means the last."""
     last = {name: value for item in lowered.layers for name, value in zip(item.layer.tops, item.tops, strict=True)}
     for name in keep:
@@ -148,7 +148,7 @@ def mark_kept(lowered: Lowered, keep: Sequence[str]) -> None:
         last[name].public = last[name].public or "kept by the user"
 
 
-def convertible(graph: Graph, probes: Mapping[str, Value]) -> tuple[Graph, list[str]]:
+def _convertible(graph: Graph, probes: Mapping[str, Value]) -> tuple[Graph, list[str]]:
     """The part of a graph that does not depend on layers without conversion, and the names of those.
 
     Its outputs are those of the graph, what such a layer reads, and copies of `probes` under their names.

@@ -45,7 +45,7 @@ class NetEdit:
                 self.place(decision)
         self.shown = {plan.resolve(value) for value in lowered.graph.outputs}
         for item in lowered.layers:
-            if is_sink(item.layer) and self.shown.issuperset(map(plan.resolve, item.bottoms)):
+            if _is_sink(item.layer) and self.shown.issuperset(map(plan.resolve, item.bottoms)):
                 self.removed.add(item.layer)
         self.taken = {
             node.origin: (node, taken) for node, taken in plan.weights.items() if isinstance(node.origin, Layer)
@@ -75,7 +75,7 @@ class NetEdit:
                 found.append(Step(item.layer, [self.plan.resolve(stays.source)], [stays.target]))
             elif item.layer not in self.removed:
                 bottoms = [self.plan.resolve(value) for value in item.bottoms]
-                hidden = self.shown if is_sink(item.layer) else ()
+                hidden = self.shown if _is_sink(item.layer) else ()
                 found.append(Step(item.layer, [value for value in bottoms if value not in hidden], item.tops))
         return found
 
@@ -91,7 +91,7 @@ class NetEdit:
         have been stored with the one that goes.
         """
         found: dict[Layer, list[AnyBlob]] = {layer: list(stays.blobs()) for layer, stays in self.hosts.items()}
-        found |= {layer: list(folded_blobs(layer, *taken)) for layer, taken in self.taken.items()}
+        found |= {layer: list(_folded_blobs(layer, *taken)) for layer, taken in self.taken.items()}
         groups = {name for layer in (*found, *self.removed) for name in layer.shared if name}
         for name in groups:
             for layer in self.sharers[name]:
@@ -106,16 +106,16 @@ class NetEdit:
         texts = Edits(self.net.text)
         gone = [*self.removed, *(twin for layer in (*self.removed, *self.hosts) for twin in self.net.twins(layer))]
         for layer in gone:
-            texts.remove(entry_of(layer))
+            texts.remove(_entry_of(layer))
         check_made(self.steps)
         names = blob_names(self.lowered, self.plan, self.steps)
         check_names(names, self.steps)
         for step in self.steps:
             if step.layer.block is not None:
-                rename(texts, step, step.layer.block, names)
+                _rename_blobs(texts, step, step.layer.block, names)
         for layer, new in self.blobs.items():
             if layer in self.hosts:
-                rewrite(texts, self.hosts[layer])
+                _rewrite_host(texts, self.hosts[layer])
             elif layer.block is not None:
                 self.settle(texts, layer, layer.block, len(new))
         return texts.render()
@@ -123,7 +123,7 @@ class NetEdit:
     def settle(self, texts: Edits, layer: Layer, block: Message, blobs: int) -> None:
         """Give a layer that gets a bias its bias_term, and one with blobs of its own no shared names."""
         for key in ("convolution_param", "inner_product_param", "layer"):
-            if blobs > len(layer.blobs) and (entry := bias_entry(block, key)):
+            if blobs > len(layer.blobs) and (entry := _bias_entry(block, key)):
                 texts.replace(entry, True)
         for spec, shared in zip(block.all("param"), layer.shared, strict=False):
             if shared and not all(self.agreements(layer, shared)):
@@ -136,7 +136,7 @@ class NetEdit:
         """For every other layer that stays and shares this blob: whether a fold makes the very same of it."""
         for other in self.sharers[name]:
             if other is not layer and other not in self.removed:
-                yield other not in self.hosts and same(self.taken.get(layer), self.taken.get(other))
+                yield other not in self.hosts and _absorb_alike(self.taken.get(layer), self.taken.get(other))
 
     # -------------------------------------------------------------------------------------------------- the weights
 
@@ -158,7 +158,7 @@ class NetEdit:
                 changes[layer.weight_index] = LayerChange(new, None, stays.kind if stays else None, bias)
             elif new:
                 kind = stays.kind if stays else layer.type
-                added.append(NewLayer(layer.name, kind, layer.bottoms, layer.tops, [copied(b) for b in new]))
+                added.append(NewLayer(layer.name, kind, layer.bottoms, layer.tops, [_copied(b) for b in new]))
         return weights.rope(gone, changes, added)
 
 
@@ -177,19 +177,19 @@ def probe_names(net: CaffeNet, items: Sequence[Step | LoweredLayer]) -> dict[Val
 # ------------------------------------------------------------------------------------------------------ changes of text
 
 
-def entry_of(layer: Layer) -> Entry:
+def _entry_of(layer: Layer) -> Entry:
     """The block of a layer that stands in the text."""
     assert layer.block is not None  # the layer of `input` fields holds no affine
     assert layer.block.entry is not None
     return layer.block.entry
 
 
-def is_sink(layer: Layer) -> bool:
+def _is_sink(layer: Layer) -> bool:
     row = ROWS.get(layer.type)
     return row is not None and row.role is Role.SINK
 
 
-def rename(texts: Edits, step: Step, block: Message, names: dict[Value, str]) -> None:
+def _rename_blobs(texts: Edits, step: Step, block: Message, names: dict[Value, str]) -> None:
     """Write the names that the blobs have now, in which a bottom that the layer no longer has is the last."""
     for key, values in (("bottom", step.bottoms), ("top", step.tops)):
         for entry, value in zip_longest(block.all(key), values):
@@ -199,12 +199,12 @@ def rename(texts: Edits, step: Step, block: Message, names: dict[Value, str]) ->
                 texts.replace(entry, names[value])
 
 
-def rewrite(texts: Edits, stays: Host) -> None:
+def _rewrite_host(texts: Edits, stays: Host) -> None:
     """Write the layer's type and parameters anew, or only its `bias_term` where the rest can stay."""
-    block = entry_of(stays.layer).message()
+    block = _entry_of(stays.layer).message()
     if stays.fits:
         if len(list(stays.blobs())) > len(stays.layer.blobs):
-            set_bias_term(texts, block, stays.param)
+            _set_bias_term(texts, block, stays.param)
         return
     for entry in block.entries:
         if entry.name.endswith("_param") or entry.name in ("param", "blobs_lr", "weight_decay"):
@@ -216,8 +216,8 @@ def rewrite(texts: Edits, stays: Host) -> None:
         texts.insert(block, stays.param, body)
 
 
-def set_bias_term(texts: Edits, block: Message, key: str) -> None:
-    if entry := bias_entry(block, key):
+def _set_bias_term(texts: Edits, block: Message, key: str) -> None:
+    if entry := _bias_entry(block, key):
         texts.replace(entry, True)
     elif param := block.first(key):
         texts.insert(param.message(), "bias_term", True)
@@ -225,7 +225,7 @@ def set_bias_term(texts: Edits, block: Message, key: str) -> None:
         texts.insert(block, key, [("bias_term", True)])
 
 
-def bias_entry(block: Message, key: str) -> Entry | None:
+def _bias_entry(block: Message, key: str) -> Entry | None:
     """The `bias_term` in the message `key` of a layer, `biasterm` in the `layer` of V0."""
     param = block.first(key)
     name = "biasterm" if key == "layer" else "bias_term"
@@ -235,7 +235,7 @@ def bias_entry(block: Message, key: str) -> Entry | None:
 # ------------------------------------------------------------------------------------------------------- folded weights
 
 
-def same(one: tuple[Node, Absorbed] | None, other: tuple[Node, Absorbed] | None) -> bool:
+def _absorb_alike(one: tuple[Node, Absorbed] | None, other: tuple[Node, Absorbed] | None) -> bool:
     """Whether two layers absorb the same along the same axes; both nothing is the same.
 
     A shift of the input reaches the bias through the filter, so that has to be one, too.
@@ -248,29 +248,29 @@ def same(one: tuple[Node, Absorbed] | None, other: tuple[Node, Absorbed] | None)
     return roles[0].layout == roles[1].layout and len(filters) < 2 and all(np.array_equal(a, b) for a, b in parts)
 
 
-def copied(blob: AnyBlob) -> NewBlob:
+def _copied(blob: AnyBlob) -> NewBlob:
     return blob if isinstance(blob, NewBlob) else blob.renewed()
 
 
-def folded_blobs(layer: Layer, node: Node, taken: Absorbed) -> Iterator[AnyBlob]:
+def _folded_blobs(layer: Layer, node: Node, taken: Absorbed) -> Iterator[AnyBlob]:
     """The weights and the bias of a layer that has absorbed `taken`; a bias only where there is one to have."""
     role = linear(node)
     assert isinstance(role, Linear)  # the plan names linear nodes only
     weight = layer.blobs[0]
     untouched = (taken.post_a == 1).all() and (taken.pre_a == 1).all()
-    load = partial(folded_weight, role, weight, taken)
+    load = partial(_folded_weight, role, weight, taken)
     yield weight if untouched else weight.like(load)
     if len(layer.blobs) > 1 or taken.post_b.any() or taken.pre_b.any():
         outs = role.layout.channels(role.weight.shape)[0]
         style = layer.blobs[1] if len(layer.blobs) > 1 else weight
         shape = style.shape if style is not weight else (1, 1, 1, outs) if weight.legacy else (outs,)
-        yield style.like(partial(folded_bias, role, outs, taken, style.dtype), shape)
+        yield style.like(partial(_folded_bias, role, outs, taken, style.dtype), shape)
 
 
-def folded_weight(role: Linear, weight: Blob, taken: Absorbed) -> npt.NDArray[Any]:
+def _folded_weight(role: Linear, weight: Blob, taken: Absorbed) -> npt.NDArray[Any]:
     return absorb_weight(role.weight.load().reshape(role.weight.shape), role.layout, taken).reshape(weight.shape)
 
 
-def folded_bias(role: Linear, outs: int, taken: Absorbed, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _folded_bias(role: Linear, outs: int, taken: Absorbed, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     old = np.zeros(outs) if role.bias is None else role.bias.float64().reshape(-1)
     return absorb_bias(old, role.weight.load().reshape(role.weight.shape), role.layout, role.gain, taken).astype(dtype)

@@ -26,23 +26,23 @@ _KNOWN = range(4, 15)
 """Before IR version 4 initializers have to be inputs, too; 14 is the newest that was tried."""
 
 
-def export(prototxt: Path, caffemodel: Path | None, out: Path, **how: Any) -> Told:
-    """Write a Caffe net to `out` as an ONNX model, and tell what is to be known of it. `how`: what `model` takes.
+def write_onnx(prototxt: Path, caffemodel: Path | None, out: Path, **how: Any) -> Told:
+    """Write a Caffe net to `out` as an ONNX model, and tell what is to be known of it. `how`: what `onnx_model` takes.
 
     Raises InputError, and OSError when `out` cannot be written.
     """
-    rope, told = _model(prototxt, caffemodel, **how)
+    rope, told = _made(prototxt, caffemodel, **how)
     with out.open("wb") as stream:
         rope.write(stream)
     return told
 
 
-def model(prototxt: Path, caffemodel: Path | None, **how: Any) -> Rope:
-    """The ONNX model of a Caffe net; its tensors are read when the Rope is written. `how`: what `_model` takes."""
-    return _model(prototxt, caffemodel, **how)[0]
+def onnx_model(prototxt: Path, caffemodel: Path | None, **how: Any) -> Rope:
+    """The ONNX model of a Caffe net; its tensors are read when the Rope is written. `how`: what `_made` takes."""
+    return _made(prototxt, caffemodel, **how)[0]
 
 
-def _model(
+def _made(
     prototxt: Path,
     caffemodel: Path | None,
     *,
@@ -67,7 +67,7 @@ def _model(
     net = load(prototxt, caffemodel, phase=phase, stages=stages, level=level)
     version = DEFAULT_OPSET if opset is None else opset
     lowered = lower(net, opset=version, inputs=inputs, dynamic_batch=dynamic_batch, bn_order=bn_blobs)
-    _check(net, lowered, dynamic_batch)
+    _check_exportable(net, lowered, dynamic_batch)
     metadata = {"bnfold.source.prototxt": f"{printable(prototxt.name)} sha256:{_digest(prototxt)}"}
     if caffemodel is not None:
         metadata["bnfold.source.caffemodel"] = f"{printable(caffemodel.name)} sha256:{_digest(caffemodel)}"
@@ -92,7 +92,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check(net: CaffeNet, lowered: Lowered, dynamic_batch: bool) -> None:
+def _check_exportable(net: CaffeNet, lowered: Lowered, dynamic_batch: bool) -> None:
     """Raises InputError where ONNX cannot say what the net is."""
     if lowered.clobbered:
         raise lowered.clobbered[0]

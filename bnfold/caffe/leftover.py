@@ -94,17 +94,17 @@ class Host:
         old = self.layer.blobs[0] if self.layer.blobs else None
         dtype = np.dtype(np.float32) if old is None else old.dtype
         wider = any(blob.dtype.itemsize > 2 for layer in layers_of(self.chain) for blob in layer.blobs)
-        if dtype.itemsize == 2 and (wider or not holds(dtype, self.affine, self.chain)):
+        if dtype.itemsize == 2 and (wider or not _holds(dtype, self.affine, self.chain)):
             dtype = np.dtype(np.float32)
         raw = old is not None and old.raw
         a, b = self.affine.a, self.affine.b
         arrays = {"Power": [], "Bias": [b], "BN": [a, b], "Scale": [a, b] if self.affine.shifts else [a]}
         for array in arrays[self.kind]:
             inner = array.reshape(array.shape[axis : axis + count])
-            yield NewBlob(self.shape, dtype, False, partial(spread, inner, self.shape, dtype), raw)
+            yield NewBlob(self.shape, dtype, False, partial(_spread_out, inner, self.shape, dtype), raw)
 
 
-def holds(dtype: np.dtype[Any], affine: Affine, chain: Chain) -> bool:
+def _holds(dtype: np.dtype[Any], affine: Affine, chain: Chain) -> bool:
     """Whether `affine` is as exact in `dtype` as its digits allow; which is asked of float16.
 
     No number may become infinite, and no multiplier but 0 smaller than the smallest normal number. A shift may: it is
@@ -118,7 +118,7 @@ def holds(dtype: np.dtype[Any], affine: Affine, chain: Chain) -> bool:
     return bool(max(a.max(initial=0), b.max(initial=0)) <= limits.max and (a[a > 0] >= limits.tiny).all())
 
 
-def spread(array: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _spread_out(array: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.broadcast_to(array, shape).astype(dtype)
 
 
@@ -137,7 +137,7 @@ def layers_of(chain: Chain) -> list[Layer]:
     return list(dict.fromkeys(node.origin for node in chain.nodes if isinstance(node.origin, Layer)))
 
 
-def growth(net: CaffeNet, changes: Mapping[Chain, Affine | None]) -> int:
+def caffe_growth(net: CaffeNet, changes: Mapping[Chain, Affine | None]) -> int:
     """By how many bytes both files together grow when chains are written as other affines, or go.
 
     The text of the one layer that stays of a chain is taken to be as long as before: its parameters are a few words.
@@ -149,15 +149,15 @@ def growth(net: CaffeNet, changes: Mapping[Chain, Affine | None]) -> int:
             stays = host(chain, affine, net.version)
             layers.remove(stays.layer)
             blobs = list(stays.blobs())
-            size += sum(map(_size, blobs)) - sum(map(_size, stays.layer.blobs))
+            size += sum(map(_blob_size, blobs)) - sum(map(_blob_size, stays.layer.blobs))
             size += _entry(stays.layer) if blobs and stays.layer.weight_index is None else 0
         for layer in layers:
             size -= layer.block.entry.stop - layer.block.entry.start if layer.block and layer.block.entry else 0
-            size -= sum(map(_size, layer.blobs)) if layer.weight_index is not None else 0
+            size -= sum(map(_blob_size, layer.blobs)) if layer.weight_index is not None else 0
     return size
 
 
-def _size(blob: Blob | NewBlob) -> int:
+def _blob_size(blob: Blob | NewBlob) -> int:
     """In bytes, as a field of its layer."""
     if isinstance(blob, Blob) and not blob.reshaped:
         return blob.field.end - blob.field.start

@@ -35,13 +35,13 @@ def blob_names(lowered: Lowered, plan: Plan, steps: Sequence[Step]) -> dict[Valu
     taken_over = {value.name: name for value, name in spelled.items()}
     names = {top: taken_over[plan.name(top)] if top in plan.names else spelled[top] for s in steps for top in s.tops}
     outputs = {plan.resolve(value) for value in lowered.graph.outputs}
-    for chain in unsafe(names, steps, outputs, lowered.frozen):
+    for chain in _unsafe(names, steps, outputs, lowered.frozen):
         own, used = spelled[chain[-1]], set(names.values())
         names.update(dict.fromkeys(chain, own if own not in used else Names(used).unique(own)))
     return names
 
 
-def unsafe(
+def _unsafe(
     names: dict[Value, str], steps: Sequence[Step], outputs: set[Value], frozen: set[Value]
 ) -> Iterable[list[Value]]:
     """The values that have the name of one that must not overwrite them, with those before them under that name.

@@ -13,7 +13,8 @@ from ..protobuf import decoded, encoded
 from . import caffe_pb2 as pb
 from .phases import is_included
 from .text.fields import harmless
-from .text.tree import Entry, Message, Source, read
+from .text.parser import read_prototxt
+from .text.tree import Entry, Message, Source
 from .text.typed import Unread, fill, set_field, unknown_field
 from .upgrade import fill_v1, v1_type
 from .weights.blob import Blob
@@ -97,10 +98,10 @@ def load(
 
     Raises InputError with file, line and column, and the layer, for what Caffe would not load.
     """
-    root = read(prototxt)
+    root = read_prototxt(prototxt)
     entries, version = _layer_entries(root)
     unread = [unknown_field(pb.NetParameter(), entry) for entry in root.entries if entry.name not in _NET_FIELDS]
-    state = _state(root, phase, stages, level, unread)
+    state = _net_state(root, phase, stages, level, unread)
     layers, inactive = _input_layers(root, unread), []
     for entry in entries:
         layer = _layer(entry, version)
@@ -133,7 +134,7 @@ def _layer_entries(root: Message) -> tuple[list[Entry], int]:
     return v1 or v2, 0 if v0 else 1 if v1 else 2
 
 
-def _state(root: Message, phase: Phase, stages: Sequence[str], level: int, unread: list[Unread]) -> pb.NetState:
+def _net_state(root: Message, phase: Phase, stages: Sequence[str], level: int, unread: list[Unread]) -> pb.NetState:
     """Of the text's `state` the stages count; phase and level are the caller's, as in Caffe."""
     state = pb.NetState()
     for block in root.messages("state"):
@@ -166,7 +167,7 @@ def _input_layers(root: Message, unread: list[Unread]) -> list[Layer]:
 
 def _layer(entry: Entry, version: int) -> Layer:
     block = entry.message()
-    name = _name(block)
+    name = _layer_name(block)
     param = pb.LayerParameter()
     unread: list[Unread] = []
     try:
@@ -194,7 +195,7 @@ def _layer(entry: Entry, version: int) -> Layer:
 _PRESENCE = ("include.", "exclude.")
 
 
-def _name(block: Message) -> str:
+def _layer_name(block: Message) -> str:
     v0 = block.first("layer")
     return (block if v0 is None else v0.message()).string("name")
 
@@ -216,7 +217,7 @@ def _assign(layers: Sequence[Layer], weights: Caffemodel) -> None:
             slots.update(zip(_slots(target), stored.blobs, strict=False))
     owners: dict[str, tuple[Layer, int]] = {}
     for layer in layers:
-        layer.blobs = _filled(layer, weights, slots)
+        layer.blobs = _own_blobs(layer, weights, slots)
         if weights.hdf5 or layer.weight_index is None:
             layer.foreign = frozenset(i for i, name in enumerate(layer.shared) if name)
         layer.owners = {i: owners.setdefault(name, (layer, i)) for i, name in enumerate(layer.shared) if name}
@@ -229,7 +230,7 @@ def _slots(layer: Layer) -> Iterator[object]:
         yield (shared[index] if index < len(shared) else None) or (id(layer), index)
 
 
-def _filled(layer: Layer, weights: Caffemodel, slots: dict[object, Blob]) -> list[Blob]:
+def _own_blobs(layer: Layer, weights: Caffemodel, slots: dict[object, Blob]) -> list[Blob]:
     """The layer's blobs up to the first that nothing was stored for; no more than it has in the caffemodel itself.
 
     Those that it has there keep their shapes, though their values be another's that shares them.

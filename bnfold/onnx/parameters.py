@@ -10,7 +10,7 @@ import numpy as np
 from ..ir.graph import Node, Value
 from ..planner.affine import Absorbed, Float64, absorb_bias, absorb_weight
 from ..planner.foldable import Linear, linear
-from ..planner.quantised import scale, scaled
+from ..planner.quantised import scale_of, scale_times
 from ..planner.records import Plan
 from .splice import Content
 
@@ -69,8 +69,8 @@ def _weight(role: Linear, taken: Absorbed) -> Content:
 
 
 def _scale(holder: Node, vector: Float64) -> Content:
-    tensor = scale(holder)
-    return Content(tensor.shape, tensor.dtype, lambda: scaled(holder, vector))
+    tensor = scale_of(holder)
+    return Content(tensor.shape, tensor.dtype, lambda: scale_times(holder, vector))
 
 
 def _bias(role: Linear, taken: Absorbed) -> Content:

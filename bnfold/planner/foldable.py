@@ -43,7 +43,7 @@ class Linear:
     holder: Node | None = None
 
 
-def weights(node: Node, slot: int) -> Tensor:
+def _weights(node: Node, slot: int) -> Tensor:
     """The constant weights of a linear node; refuses when they are computed at run time or no floats."""
     tensor, value = node.constant(slot), node.input(slot)
     holder = dequantiser(value)
@@ -54,48 +54,48 @@ def weights(node: Node, slot: int) -> Tensor:
     if tensor is None:
         code, hint = value.note if value is not None and value.note else ("dynamic", "")
         raise refuse(code, f"the weights of {node.label} are not constant", node, hint)
-    if not floats(tensor):
+    if not _floats(tensor):
         raise refuse("dtype", f"{node.label} works on {tensor.dtype}", node)
     return tensor
 
 
-def floats(carrier: Tensor | Value | None) -> bool:
+def _floats(carrier: Tensor | Value | None) -> bool:
     """Whether its elements are floats; what has an unknown type passes. NumPy has no kind for bfloat16."""
     dtype = carrier.dtype if carrier is not None else None
     return dtype is None or dtype.kind == "f" or dtype.name == "bfloat16"
 
 
-def bias(node: Node, slot: int) -> Tensor | None:
+def _constant_bias(node: Node, slot: int) -> Tensor | None:
     value = node.input(slot)
     if value is None:
         return None
     if value.tensor is None:
         code, hint = value.note or ("dynamic", "")
         raise refuse(code, f"the bias of {node.label} is not constant", node, hint)
-    if not floats(value.tensor):
+    if not _floats(value.tensor):
         raise refuse("dtype", f"the bias of {node.label} is {value.tensor.dtype}", node)
     return value.tensor
 
 
-def conv(node: Node) -> Linear:
+def _conv(node: Node) -> Linear:
     edge = None
     if padded(node):
         what = f"{node.label} reads zero padding, which a shift does not reach"
         edge = Refusal("padding", what, node.name)
     layout = Layout("conv", int(node.attribute("group", 1)))
-    return Linear(weights(node, 1), bias(node, 2), layout, 1, 1, edge=edge)
+    return Linear(_weights(node, 1), _constant_bias(node, 2), layout, 1, 1, edge=edge)
 
 
-def conv_transpose(node: Node) -> Linear:
-    weight, edge = weights(node, 1), None
-    if not even(node, weight.shape[2:]):
+def _conv_transpose(node: Node) -> Linear:
+    weight, edge = _weights(node, 1), None
+    if not _even(node, weight.shape[2:]):
         what = f"{node.label} adds up a different number of elements at its border"
         edge = Refusal("padding", what, node.name)
     layout = Layout("deconv", int(node.attribute("group", 1)))
-    return Linear(weight, bias(node, 2), layout, 1, 1, edge=edge)
+    return Linear(weight, _constant_bias(node, 2), layout, 1, 1, edge=edge)
 
 
-def even(node: Node, kernel: tuple[int, ...]) -> bool:
+def _even(node: Node, kernel: tuple[int, ...]) -> bool:
     """Whether every output of a transposed convolution adds up all taps: stride 1, and a border that is cut off."""
     rank = len(kernel)
     check_lengths(node, rank)
@@ -108,22 +108,24 @@ def even(node: Node, kernel: tuple[int, ...]) -> bool:
     return explicit and cut and all(s == 1 for s in strides) and not any(node.attribute("output_padding", ()))
 
 
-def gemm(node: Node) -> Linear:
+def _gemm(node: Node) -> Linear:
     """alpha·A'B' + beta·C with one of A, B constant. C may broadcast: (), (N,), (1, N), (M, 1), (M, N)."""
     alpha, beta = float(node.attribute("alpha", 1.0)), float(node.attribute("beta", 1.0))
     trans_a, trans_b = bool(node.attribute("transA", 0)), bool(node.attribute("transB", 0))
     if node.constant(1) is not None:
         layout = Layout("rows" if trans_b else "columns")
-        return Linear(weights(node, 1), bias(node, 2), layout, 1, 0 if trans_a else 1, gain=alpha, bias_gain=beta)
+        return Linear(
+            _weights(node, 1), _constant_bias(node, 2), layout, 1, 0 if trans_a else 1, gain=alpha, bias_gain=beta
+        )
     layout = Layout("columns" if trans_a else "rows")
     in_axis = 1 if trans_b else 0
-    return Linear(weights(node, 0), bias(node, 2), layout, 0, in_axis, 1, 0, gain=alpha, bias_gain=beta)
+    return Linear(_weights(node, 0), _constant_bias(node, 2), layout, 0, in_axis, 1, 0, gain=alpha, bias_gain=beta)
 
 
-def matmul(node: Node) -> Linear:
+def _matmul(node: Node) -> Linear:
     """W on the right mixes the last axis, W on the left the last but one; it has no bias."""
     left = node.constant(1) is None and node.constant(0) is not None
-    weight = weights(node, 0 if left else 1)
+    weight = _weights(node, 0 if left else 1)
     rank = len(shape_of(node.inputs[1 if left else 0], node))
     if len(weight.shape) != 2 or rank < 2:
         raise refuse("rank", f"the weights of {node.label} are no matrix", node)
@@ -133,14 +135,14 @@ def matmul(node: Node) -> Linear:
 
 
 LINEAR: dict[str, Callable[[Node], Linear]] = {
-    "Conv": conv,
-    "ConvTranspose": conv_transpose,
-    "Gemm": gemm,
-    "MatMul": matmul,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
 }
 
 
-def operand(node: Node, slot: int) -> Float64:
+def _broadcast_constant(node: Node, slot: int) -> Float64:
     """The constant at `slot` with the rank of the other input; refuses if it would change that input's shape.
 
     Before opset 7 the second operand is aligned at `axis`, not at the last axis.
@@ -164,12 +166,12 @@ def operand(node: Node, slot: int) -> Float64:
     return array
 
 
-def arithmetic(node: Node) -> Affine | None:
+def _arithmetic(node: Node) -> Affine | None:
     """Mul, Add, Sub, Div of one value and one constant of floats; None where it is something else."""
     slots = [slot for slot in (0, 1) if node.constant(slot) is not None]
-    if len(slots) != 1 or (node.op == "Div" and slots == [0]) or not floats(node.constant(slots[0])):
+    if len(slots) != 1 or (node.op == "Div" and slots == [0]) or not _floats(node.constant(slots[0])):
         return None
-    c = operand(node, slots[0])
+    c = _broadcast_constant(node, slots[0])
     one, zero = np.ones((1,) * c.ndim), np.zeros((1,) * c.ndim)
     if node.op == "Mul":
         return Affine(c, zero)
@@ -180,8 +182,8 @@ def arithmetic(node: Node) -> Affine | None:
     return Affine(-one, c) if slots == [0] else Affine(one, -c)
 
 
-def negation(node: Node) -> Affine | None:
-    if not floats(node.inputs[0]):
+def _negation(node: Node) -> Affine | None:
+    if not _floats(node.inputs[0]):
         return None
     rank = len(shape_of(node.inputs[0], node))
     return Affine(-np.ones((1,) * rank), np.zeros((1,) * rank))
@@ -191,7 +193,7 @@ EPSILON = float(np.float32(1e-5))
 """The default of BatchNormalization, which is a float32 like all attributes."""
 
 
-def normalization(node: Node) -> Affine:
+def _normalization(node: Node) -> Affine:
     """BatchNormalization at inference: opset 7 dropped is_test, 9 dropped spatial, 14 added training_mode.
 
     Channels are axis 1 in every rank: of an input whose rank is not known the affine has that and the axis before.
@@ -203,7 +205,7 @@ def normalization(node: Node) -> Affine:
     data = node.inputs[0]
     shape = (None, None) if data is not None and data.shape is None else shape_of(data, node)
     trailing = (1,) * (len(shape) - 2) if node.version >= 9 or node.attribute("spatial", 1) else ()
-    gamma, beta, mean, variance = (parameter(node, slot, trailing) for slot in (1, 2, 3, 4))
+    gamma, beta, mean, variance = (_parameter(node, slot, trailing) for slot in (1, 2, 3, 4))
     alike = gamma.shape == beta.shape == mean.shape == variance.shape and gamma.ndim == len(shape)
     if not alike or any(own not in (1, known or own) for own, known in zip(gamma.shape, shape, strict=True)):
         raise refuse("shape", f"the parameters of {node.name!r} do not fit its input of shape {shape}", node)
@@ -216,7 +218,7 @@ def normalization(node: Node) -> Affine:
     return Affine(*batch_norm(gamma, beta, mean, variance, eps))
 
 
-def parameter(node: Node, slot: int, trailing: tuple[int, ...]) -> Float64:
+def _parameter(node: Node, slot: int, trailing: tuple[int, ...]) -> Float64:
     """One of the four parameters, shaped to broadcast: (1, C, 1, ...)."""
     value = node.input(slot)
     if value is None or value.tensor is None:
@@ -226,16 +228,16 @@ def parameter(node: Node, slot: int, trailing: tuple[int, ...]) -> Float64:
 
 
 AFFINE: dict[str, Callable[[Node], Affine | None]] = {
-    "BatchNormalization": normalization,
-    "Mul": arithmetic,
-    "Add": arithmetic,
-    "Sub": arithmetic,
-    "Div": arithmetic,
-    "Neg": negation,
+    "BatchNormalization": _normalization,
+    "Mul": _arithmetic,
+    "Add": _arithmetic,
+    "Sub": _arithmetic,
+    "Div": _arithmetic,
+    "Neg": _negation,
 }
 
 
-def check(node: Node, role: Linear) -> None:
+def _check_linear(node: Node, role: Linear) -> None:
     """Refuse a node whose shapes contradict each other, which only a broken model has."""
     shape, windowed = role.weight.shape, role.layout.kind in ("conv", "deconv")
     if 0 in shape or (len(shape) < 3 if windowed else len(shape) != 2):
@@ -259,7 +261,7 @@ def linear(node: Node) -> Linear | Refusal:
     try:
         consistent(node)
         role = LINEAR[node.op](node)
-        check(node, role)
+        _check_linear(node, role)
         return replace(role, holder=dequantiser(node.input(role.weight_slot)))
     except Refused as answer:
         return answer.refusal

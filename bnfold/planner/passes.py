@@ -23,6 +23,8 @@ Cost: each question visits at most `propagate.REACH` operators deep, and no pass
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 
 from ..ir.graph import Graph, Node, Value, content_readers
@@ -33,6 +35,9 @@ from .records import Chain, Decision, Plan, Refusal, Stayed, Style
 from .refusal import Refused, refuse
 from .view import View
 
+Route: TypeAlias = "list[tuple[str, Affine]]"
+"""Which part of an affine goes which way, in order."""
+
 
 def plan(graph: Graph, style: Style) -> Plan:
     """The plan for one graph. Raises nothing: what cannot be folded is a record with its reason.
@@ -40,30 +45,29 @@ def plan(graph: Graph, style: Style) -> Plan:
     Constants of any magnitude are tried: what overflows or divides by 0 is found by looking at the result.
     """
     with np.errstate(all="ignore"):
-        return planned(graph, style)
+        return _all_passes(graph, style)
 
 
-def planned(graph: Graph, style: Style) -> Plan:
+def _all_passes(graph: Graph, style: Style) -> Plan:
     result = Plan()
-    chains = find_chains(graph, result, style.unranked)
-    view = View(find_linears(graph), chains, style.unread_outputs)
+    chains = _find_chains(graph, result, style.unranked)
+    view = View(_find_linears(graph), chains, style.unread_outputs)
     decisions = {chain: Decision(chain) for chain in chains}
-    gone = twins(decisions, view, graph)
+    gone = _twins(decisions, view, graph)
     left = [chain for chain in chains if chain not in gone]
-    left = [chain for chain in left if not drop(decisions[chain], view)]
-    left = [chain for chain in left if not whole(decisions[chain], view, "up")]
-    left = [chain for chain in reversed(left) if not whole(decisions[chain], view, "down")][::-1]
-    left = [chain for chain in left if not whole(decisions[chain], view, "both")]
-    left = [chain for chain in left if not merge(decisions[chain], view, style, "up")]
-    left = [chain for chain in reversed(left) if not merge(decisions[chain], view, style, "down")][::-1]
-    left = [chain for chain in left if not merge(decisions[chain], view, style, "both")]
+    left = [chain for chain in left if not _drop(decisions[chain], view)]
+    for merging in (False, True):
+        for way in ("up", "down", "both"):
+            order = reversed(left) if way == "down" else left
+            stays = [chain for chain in order if not _moved(decisions[chain], view, style, way, merging)]
+            left = stays[::-1] if way == "down" else stays
     for chain in left:
         if chain in view.composed:
-            chain.affine = rounded(chain.affine, chain)
-            if drop(decisions[chain], view):
+            chain.affine = _rounded(chain.affine, chain)
+            if _drop(decisions[chain], view):
                 continue
-        if not in_part(decisions[chain], view, style):
-            in_place(decisions[chain], view, style)
+        if not _in_part(decisions[chain], view, style):
+            _in_place(decisions[chain], view, style)
     result.decisions = list(decisions.values())
     for chain in (decision.chain for decision in result.decisions if not decision.untouched):
         for node in chain.nodes[:-1]:  # who reads a value inside a chain reads its shape alone, which is its source's
@@ -72,7 +76,7 @@ def planned(graph: Graph, style: Style) -> Plan:
     return result
 
 
-def find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
+def _find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
     """The linear role of each node that could have one; a layer that lowers to several of them shares its weights."""
     nodes = [node for node in graph.nodes if node.op in LINEAR and not node.fixed]
     count: dict[object, int] = {}
@@ -89,7 +93,7 @@ def find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
     return {node: role(node) for node in nodes}
 
 
-def find_chains(graph: Graph, result: Plan, unranked: bool = False) -> list[Chain]:
+def _find_chains(graph: Graph, result: Plan, unranked: bool = False) -> list[Chain]:
     """All chains in topological order; enters into `result` what only looks like an affine, with the reason."""
     tails: dict[Value, Chain] = {}
     candidates = (node for node in graph.nodes if not node.fixed)
@@ -102,7 +106,7 @@ def find_chains(graph: Graph, result: Plan, unranked: bool = False) -> list[Chai
             continue
         source = next(v for v in node.inputs if v is not None and v.tensor is None)
         before = tails.get(source)
-        if before is not None and joins(before, found):
+        if before is not None and _extends(before, found):
             del tails[source]
             before.nodes.append(node)
             before.target, before.affine = node.outputs[0], before.affine.then(found)
@@ -116,14 +120,14 @@ def find_chains(graph: Graph, result: Plan, unranked: bool = False) -> list[Chai
     return sorted(tails.values(), key=lambda chain: order[chain.nodes[0]])
 
 
-def joins(chain: Chain, later: Affine) -> bool:
+def _extends(chain: Chain, later: Affine) -> bool:
     """Whether `later`, which reads the target of `chain`, is one affine with it, no larger than either."""
     if len(content_readers(chain.target)) != 1 or chain.target.public:
         return False
     return chain.affine.joins(later) and chain.affine.then(later).finite
 
 
-def twins(decisions: dict[Chain, Decision], view: View, graph: Graph) -> set[Chain]:
+def _twins(decisions: dict[Chain, Decision], view: View, graph: Graph) -> set[Chain]:
     """The chains that go because another one computes the same.
 
     Of several the one that ends first stays: who reads another stands behind that one's end, and so behind this one.
@@ -131,10 +135,10 @@ def twins(decisions: dict[Chain, Decision], view: View, graph: Graph) -> set[Cha
     ends = {node: i for i, node in enumerate(graph.nodes)}
     firsts: dict[object, Chain] = {}
     order = sorted(decisions, key=lambda chain: ends[chain.nodes[-1]])
-    return {chain for chain in order if same(decisions[chain], view, firsts)}
+    return {chain for chain in order if _computed_already(decisions[chain], view, firsts)}
 
 
-def same(decision: Decision, view: View, firsts: dict[object, Chain]) -> bool:
+def _computed_already(decision: Decision, view: View, firsts: dict[object, Chain]) -> bool:
     """A chain goes that does to a value what another one does; not where a name in the interface would go with it."""
     chain = decision.chain
     if view.public(chain.target):
@@ -149,81 +153,74 @@ def same(decision: Decision, view: View, firsts: dict[object, Chain]) -> bool:
     return True
 
 
-def drop(decision: Decision, view: View) -> bool:
+def _drop(decision: Decision, view: View) -> bool:
     """An affine that changes nothing goes, unless it stands between two names that must both stay."""
-    if decision.chain.affine.acts or bridges(decision.chain, view):
+    if decision.chain.affine.acts or _bridges(decision.chain, view):
         return False
     decision.way = "drop"
     view.remove(decision.chain, renames=True)
     return True
 
 
-def bridges(chain: Chain, view: View) -> bool:
+def _bridges(chain: Chain, view: View) -> bool:
     """Whether a chain stands between two names that must both stay."""
     source = view.resolve(chain.source)
     read = view.unread_outputs and len(view.readers(source)) > 1
     return bool(view.public(chain.target) and (view.public(source) or source.producer is None or read))
 
 
-def whole(decision: Decision, view: View, way: str) -> bool:
-    """Move the whole chain up, down or both ways. One that does nothing, and could not be dropped, cannot."""
-    for route in routes(decision.chain.affine, way):
-        attempt = Attempt(view, decision.chain)
-        try:
-            send(attempt, decision.chain, route)
-        except Refused as answer:
-            if way != "both":
-                decision.reasons.append(answer.refusal)
-            continue
-        leave(decision, view, attempt, way)
-        return True
-    return False
+def _moved(decision: Decision, view: View, style: Style, way: str, merging: bool) -> bool:
+    """Move the whole chain up, down or both ways, while `merging` into others that stay, too, where that pays.
 
-
-def merge(decision: Decision, view: View, style: Style, way: str) -> bool:
-    """Move the whole chain into others that stay, if these grow by less than it costs, and the file does not."""
-    for route in routes(decision.chain.affine, way):
-        attempt = Attempt(view, decision.chain, merging=True)
-        try:
-            send(attempt, decision.chain, route)
-        except Refused:
-            continue
-        grown = sum(style.price(new) - cost(old, view, style) for old, new in attempt.chains.items())
-        possible = all(fits(new, old) and (new.acts or not bridges(old, view)) for old, new in attempt.chains.items())
-        larger = possible and style.growth({**attempt.chains, decision.chain: None}) > 0
-        if possible and not larger and grown < cost(decision.chain, view, style):
-            leave(decision, view, attempt, way)
-            decision.merged = bool(attempt.chains)
+    One that does nothing, and could not be dropped, cannot.
+    """
+    chain = decision.chain
+    for route in _routes(chain.affine, way):
+        found = _attempt(view, chain, route, merging)
+        if isinstance(found, Refusal):
+            decision.reasons += [found] * (not merging and way != "both")
+        elif not merging or _pays(found, chain, view, style):
+            _settle(decision, found, way)
+            view.remove(chain, renames=way == "up")
+            decision.reasons = []
             return True
     return False
 
 
-def routes(affine: Affine, way: str) -> list[list[tuple[str, Affine]]]:
+def _routes(affine: Affine, way: str) -> list[Route]:
     """What goes where when all of an affine goes `way`; both ways go the multiplier and the shift, one each."""
     if way != "both":
         return [[(way, affine)]]
-    return [[(way, moving), ("down" if way == "up" else "up", rest)] for way, moving, rest in parts(affine)[:2]]
+    return [[(way, moving), ("down" if way == "up" else "up", rest)] for way, moving, rest in _parts(affine)[:2]]
 
 
-def send(attempt: Attempt, chain: Chain, route: list[tuple[str, Affine]]) -> None:
-    for way, step in route:
-        move(attempt, chain, way, step)
+def _attempt(view: View, chain: Chain, route: Route, merging: bool = False) -> Attempt | Refusal:
+    """What every pass does: send parts of a chain along `route`. Nothing is changed before it is settled."""
+    attempt = Attempt(view, chain, merging)
+    try:
+        for way, step in route:
+            _send(attempt, chain, way, step)
+    except Refused as answer:
+        return answer.refusal
+    return attempt
 
 
-def leave(decision: Decision, view: View, attempt: Attempt, way: str) -> None:
-    settle(decision, attempt, way)
-    view.remove(decision.chain, renames=way == "up")
-    decision.reasons = []
+def _pays(attempt: Attempt, chain: Chain, view: View, style: Style) -> bool:
+    """Whether the chains that take another one grow by less than that costs, and the file does not grow."""
+    grown = sum(style.price(new) - _cost(old, view, style) for old, new in attempt.chains.items())
+    possible = all(_fits(new, old) and (new.acts or not _bridges(old, view)) for old, new in attempt.chains.items())
+    larger = possible and style.growth({**attempt.chains, chain: None}) > 0
+    return possible and not larger and grown < _cost(chain, view, style)
 
 
-def settle(decision: Decision, attempt: Attempt, way: str) -> None:
+def _settle(decision: Decision, attempt: Attempt, way: str) -> None:
     attempt.commit()
-    decision.way = way
+    decision.way, decision.merged = way, bool(attempt.chains)
     decision.above, decision.below = list(dict.fromkeys(attempt.above)), list(dict.fromkeys(attempt.below))
     decision.through = list(dict.fromkeys(attempt.through))
 
 
-def move(attempt: Attempt, chain: Chain, way: str, step: Affine) -> None:
+def _send(attempt: Attempt, chain: Chain, way: str, step: Affine) -> None:
     """Ask for both parts of `step`: the multiplier is nearer to the source, the shift nearer to the target."""
     if not step.acts:
         raise refuse("output", "it does nothing, but stands between two names that must both stay")
@@ -239,7 +236,7 @@ def move(attempt: Attempt, chain: Chain, way: str, step: Affine) -> None:
             attempt.down(chain.target, step.a, MULTIPLIER)
 
 
-def parts(affine: Affine) -> list[tuple[str, Affine, Affine]]:
+def _parts(affine: Affine) -> list[tuple[str, Affine, Affine]]:
     """The ways to move a part: (way, what moves, what stays). a·x + b = a·(x + b/a)."""
     nothing = identity(affine.rank)
     scale, shift = Affine(affine.a, nothing.b), Affine(nothing.a, affine.b)
@@ -248,51 +245,49 @@ def parts(affine: Affine) -> list[tuple[str, Affine, Affine]]:
     return ways if affine.a.all() else [ways[0], ways[3]]
 
 
-def in_part(decision: Decision, view: View, style: Style) -> bool:
+def _in_part(decision: Decision, view: View, style: Style) -> bool:
     """Move the multiplier or the shift alone if what stays is cheaper than the chain."""
     chain = decision.chain
     if not (chain.affine.scales and chain.affine.shifts):
         return False
-    for way, moving, rest in parts(chain.affine):
-        leftover = rounded(rest, chain)
-        if not fits(leftover, chain) or style.price(leftover) >= cost(chain, view, style):
+    for way, moving, rest in _parts(chain.affine):
+        leftover = _rounded(rest, chain)
+        if not _fits(leftover, chain) or style.price(leftover) >= _cost(chain, view, style):
             continue
-        attempt = Attempt(view, chain)
-        try:
-            move(attempt, chain, way, moving)
-        except Refused:
+        found = _attempt(view, chain, [(way, moving)])
+        if isinstance(found, Refusal):
             continue
-        settle(decision, attempt, way)
+        _settle(decision, found, way)
         decision.leftover = leftover
         return True
     return False
 
 
-def in_place(decision: Decision, view: View, style: Style) -> None:
+def _in_place(decision: Decision, view: View, style: Style) -> None:
     """Leave the chain, written as fewer or cheaper operations where that is possible."""
     chain = decision.chain
-    leftover = rounded(chain.affine, chain)
+    leftover = _rounded(chain.affine, chain)
     decision.leftover = leftover
-    cheaper = leftover.acts and fits(leftover, chain) and style.price(leftover) < style.cost(chain.nodes)
+    cheaper = leftover.acts and _fits(leftover, chain) and style.price(leftover) < style.cost(chain.nodes)
     if (cheaper and style.growth({chain: leftover}) <= 0) or chain in view.composed:
         decision.way = "merge"
     else:
         decision.untouched = True
 
 
-def cost(chain: Chain, view: View, style: Style) -> int:
+def _cost(chain: Chain, view: View, style: Style) -> int:
     """Of a chain as it would be left: its nodes, or what must be written anew because it took another chain."""
     return style.price(chain.affine) if chain in view.composed else style.cost(chain.nodes)
 
 
-def rounded(affine: Affine, chain: Chain) -> Affine:
+def _rounded(affine: Affine, chain: Chain) -> Affine:
     """As it will be stored in the place of the chain: in the value's dtype, and no larger than it varies."""
     dtype = chain.source.dtype
     a, b = (part if dtype is None else nearest(part, dtype).astype(np.float64) for part in (affine.a, affine.b))
     return Affine(collapse(a), collapse(b))
 
 
-def fits(leftover: Affine, chain: Chain) -> bool:
+def _fits(leftover: Affine, chain: Chain) -> bool:
     """Whether the constants of a leftover are finite in the dtype of the value (float32 where that is not known)."""
     dtype = chain.source.dtype
     limit = float(np.finfo(dtype).max) if dtype is not None and dtype.kind == "f" else 3.3895e38

@@ -16,7 +16,7 @@ from ..ir.graph import Node, Value
 from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
 from .commuting import COMMUTING, Rule
 from .foldable import Linear
-from .precision import MOST_DEVIATIONS, bias_fits, deviations, exactly_fits, keeps_digits, largest, tiny, widened
+from .precision import check_storable
 from .quantised import check_multiplier
 from .records import Chain, Refusal
 from .refusal import Refused, consistent, refuse, shape_of
@@ -46,13 +46,34 @@ class Attempt:
     def up(self, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
         """Have `value` multiplied or shifted by `array` where it is made. Raises Refused."""
         value = self.view.resolve(value)
-        self.private(value)
-        fitting(value, array)
+        self._private(value)
+        _check_shape(value, array)
         node = value.producer
         if value.tensor is not None:
             raise refuse("constant", f"{value.name!r} is a constant, which stays", node)
         if node is None:
             raise refuse("input", f"{value.name!r} is an input of the net, and no weights stand before it")
+        self._only_reader(node, value)
+        array, index = collapse(array), node.outputs.index(value)
+        if not index and self._take_linear(node, array, kind, behind=True):
+            return
+        if self._take_chain(self.view.tails.get(value), array, kind, behind=True):
+            return
+        rule = self._passing(node, value, array, kind, depth)
+        if index and not rule.pieces:
+            raise refuse("nonlinear", f"{value.name!r} is another output of {node.label} than that of its data", node)
+        wanted = rule.up(node, index, array, kind)
+        asked = [(v, a) for v, a in zip(node.inputs, wanted, strict=False) if v is not None and a is not None]
+        if not asked:
+            raise refuse("constant", f"{node.label} has no input that could take it", node)
+        if (rule.fan_multiplier if kind else rule.fan_shift) == "one":
+            self._first_of(asked, kind, depth)
+            return
+        for source, part in asked:
+            self._pass_up(source, part, kind, depth)
+
+    def _only_reader(self, node: Node, value: Value) -> None:
+        """Refuse where several nodes read the content of `value`, which `node` makes."""
         readers = self.view.readers(value)
         if len(readers) > 1 and all(reader.origin is node.origin for reader in readers):
             raise refuse("nonlinear", f"{node.label} does not commute with a per-channel affine", node)
@@ -61,67 +82,50 @@ class Attempt:
             names = ", ".join(unique[:4]) + (", ..." if len(unique) > 4 else "")
             what = f"{value.name!r} has several readers ({names}), and each needs it as it is"
             raise refuse("readers", what, node)
-        array, index = collapse(array), node.outputs.index(value)
-        if not index and self.take_linear(node, array, kind, behind=True):
-            return
-        if self.take_chain(self.view.tails.get(value), array, kind, behind=True):
-            return
-        rule = self.passing(node, value, array, kind, depth)
-        if index and not rule.pieces:
-            raise refuse("nonlinear", f"{value.name!r} is another output of {node.label} than that of its data", node)
-        wanted = rule.up(node, index, array, kind)
-        asked = [(v, a) for v, a in zip(node.inputs, wanted, strict=False) if v is not None and a is not None]
-        if not asked:
-            raise refuse("constant", f"{node.label} has no input that could take it", node)
-        if (rule.fan_multiplier if kind else rule.fan_shift) == "one":
-            self.first_of(asked, kind, depth)
-            return
-        for source, part in asked:
-            self.pass_up(source, part, kind, depth)
 
-    def private(self, value: Value) -> None:
+    def _private(self, value: Value) -> None:
         """Refuse where the content of `value` must stay."""
         reason = self.view.public(value)
         if reason:
             code, hint = value.note or ("output", "")
             raise refuse(code, f"{value.name!r} is {reason}, so its content must stay", value.producer, hint)
 
-    def pass_up(self, source: Value, part: Float64 | Refusal, kind: float, depth: int) -> None:
+    def _pass_up(self, source: Value, part: Float64 | Refusal, kind: float, depth: int) -> None:
         if isinstance(part, Refusal):
             raise Refused(part)
         if (part != kind).any():
             self.up(source, part, kind, depth + 1)
 
-    def first_of(self, asked: list[tuple[Value, Float64 | Refusal]], kind: float, depth: int) -> None:
+    def _first_of(self, asked: list[tuple[Value, Float64 | Refusal]], kind: float, depth: int) -> None:
         """Ask the inputs one by one until one takes it; what a refusal left behind, all of it above, is undone."""
         refusals = []
         for source, part in asked:
-            before = self.snapshot()
+            before = self._snapshot()
             try:
-                self.pass_up(source, part, kind, depth)
+                self._pass_up(source, part, kind, depth)
                 return
             except Refused as answer:
                 refusals.append(answer)
-                self.restore(before)
+                self._restore(before)
         raise refusals[-1]
 
     def down(self, value: Value, array: Float64, kind: float, depth: int = 0) -> None:
         """Have all readers of `value` do the multiplying or shifting themselves. Raises Refused."""
-        self.private(value)
-        fitting(value, array)
+        self._private(value)
+        _check_shape(value, array)
         array = collapse(array)
         for node in dict.fromkeys(self.view.readers(value)):
             slots = [i for i, v in enumerate(node.inputs) if v is not None and self.view.resolve(v) is value]
             if len(slots) != 1:
                 raise refuse("readers", f"{node.name!r} reads {value.name!r} twice", node)
-            if self.take_linear(node, array, kind, behind=False, slot=slots[0], depth=depth):
+            if self._take_linear(node, array, kind, behind=False, slot=slots[0], depth=depth):
                 continue
-            if self.take_chain(self.view.heads.get(node), array, kind, behind=False):
+            if self._take_chain(self.view.heads.get(node), array, kind, behind=False):
                 continue
-            self.pass_down(node, slots[0], array, kind, depth)
+            self._pass_down(node, slots[0], array, kind, depth)
 
-    def pass_down(self, node: Node, slot: int, array: Float64, kind: float, depth: int) -> None:
-        rule = self.passing(node, node.inputs[slot], array, kind, depth)
+    def _pass_down(self, node: Node, slot: int, array: Float64, kind: float, depth: int) -> None:
+        rule = self._passing(node, node.inputs[slot], array, kind, depth)
         fan = rule.fan_multiplier if kind else rule.fan_shift
         if fan == "first" and slot:
             raise refuse("nonlinear", f"{node.label} takes it as a parameter", node)
@@ -131,7 +135,7 @@ class Attempt:
             if (self.view.readers(output) or self.view.public(output)) and (part != kind).any():
                 self.down(output, part, kind, depth + 1)
 
-    def passing(self, node: Node, value: Value | None, array: Float64, kind: float, depth: int) -> Rule:
+    def _passing(self, node: Node, value: Value | None, array: Float64, kind: float, depth: int) -> Rule:
         """The rule by which `node` passes on the question about `value`; raises Refused where it does not."""
         if node in self.view.heads or any(value in self.view.tails for value in node.outputs):
             raise refuse("affine", f"{node.label} stays, and stands in between", node)
@@ -152,7 +156,7 @@ class Attempt:
         self.through.append(node)
         return rule
 
-    def take_linear(
+    def _take_linear(
         self, node: Node, array: Float64, kind: float, behind: bool, slot: int = -1, depth: int = 0
     ) -> bool:
         """Absorb into the weights of `node` if it is linear in that slot; raises Refused where it cannot."""
@@ -168,20 +172,20 @@ class Attempt:
         if linear.holder is not None and kind == MULTIPLIER:
             check_multiplier(node, linear.holder, linear.layout, vector, behind)
         old = self.taken.get(node) or self.view.taken.get(node, NOTHING)
-        new = behind_weights(old, vector, kind) if behind else before_weights(old, vector, kind)
+        new = _behind_weights(old, vector, kind) if behind else _before_weights(old, vector, kind)
         if kind == SHIFT and linear.bias_slot is None:
             if behind or not self.merging or depth >= REACH:
                 raise refuse("bias", f"{node.label} has no bias to take a shift", node)
-            self.multiply_shift(node, linear, new, depth)
+            self._multiply_shift(node, linear, new, depth)
             return True
         if kind == SHIFT and not behind and linear.edge is not None:
             raise Refused(linear.edge)
-        self.check(node, linear, new)
+        check_storable(node, linear, new, self.view.peak, self.chain)
         self.taken[node] = new
         (self.above if behind else self.below).append(node)
         return True
 
-    def multiply_shift(self, node: Node, linear: Linear, taken: Absorbed, depth: int) -> None:
+    def _multiply_shift(self, node: Node, linear: Linear, taken: Absorbed, depth: int) -> None:
         """Pass on the shift in `taken` through weights without bias: W (x + b) = W x + W b.
 
         Only while merging, when all else has failed: it takes a product with the weights to know W b.
@@ -193,41 +197,7 @@ class Attempt:
         axes = range(len(shape_of(output, node)))
         self.down(output, shift.reshape([-1 if i == linear.out_axis else 1 for i in axes]), SHIFT, depth + 1)
 
-    def check(self, node: Node, linear: Linear, taken: Absorbed) -> None:
-        """Refuse where the folded weights or bias are not finite in the dtype in which they are stored, or lose digits.
-
-        What loses digits: all weights become smaller than the smallest normal number; of float16 see `keeps_digits` and
-        `deviations`.
-        """
-        tensor = linear.weight
-        limit = float(largest(tensor))
-        peak = self.view.peak(tensor)
-        gain = float(np.abs(taken.post_a).max() * np.abs(taken.pre_a).max())
-        if not peak * gain <= limit and not exactly_fits(linear, taken, limit):
-            what = f"the folded weights of {node.label} do not fit into {tensor.dtype}"
-            raise refuse("overflow", what, node, "fold the model in a wider type first")
-        lost = 0 < peak * gain < tiny(tensor) <= peak
-        if lost or (tensor.dtype.name == "float16" and not keeps_digits(linear, taken)):
-            what = f"the folded weights of {node.label} lose their precision in {tensor.dtype}"
-            raise refuse("underflow", what, node, "fold the model in a wider type first")
-        if widened(node, linear) and deviations(self.chain) > MOST_DEVIATIONS:
-            what = f"a mean of more than {MOST_DEVIATIONS} deviations would cancel with the rounding of float16"
-            raise refuse(
-                "cancellation", f"{what} in the weights of {node.label}", node, "fold the model in a wider type first"
-            )
-        if linear.bias_slot is None:
-            return
-        fan_in = linear.layout.channels(tensor.shape)[1] // linear.layout.groups * int(np.prod(tensor.shape[2:]))
-        own = abs(linear.bias_gain) * self.view.peak(linear.bias) if linear.bias is not None else 0.0
-        shift = abs(linear.gain) * peak * fan_in * float(np.abs(taken.pre_b).max())
-        bound = float(np.abs(taken.post_a).max()) * (own + shift) + float(np.abs(taken.post_b).max())
-        stored = tensor if linear.bias is None else linear.bias
-        limit = float(largest(stored))
-        if not bound <= limit and not bias_fits(linear, taken, limit):
-            what = f"the folded bias of {node.label} does not fit into {stored.dtype}"
-            raise refuse("overflow", what, node, "fold the model in a wider type first")
-
-    def take_chain(self, chain: Chain | None, array: Float64, kind: float, behind: bool) -> bool:
+    def _take_chain(self, chain: Chain | None, array: Float64, kind: float, behind: bool) -> bool:
         """Compose with a chain that stays, unless that would make its constants larger."""
         if chain is None or not self.merging:
             return False
@@ -243,10 +213,10 @@ class Attempt:
         (self.above if behind else self.below).append(chain.nodes[-1] if behind else chain.nodes[0])
         return True
 
-    def snapshot(self) -> tuple[dict[Node, Absorbed], dict[Chain, Affine], int, int]:
+    def _snapshot(self) -> tuple[dict[Node, Absorbed], dict[Chain, Affine], int, int]:
         return dict(self.taken), dict(self.chains), len(self.through), len(self.above)
 
-    def restore(self, state: tuple[dict[Node, Absorbed], dict[Chain, Affine], int, int]) -> None:
+    def _restore(self, state: tuple[dict[Node, Absorbed], dict[Chain, Affine], int, int]) -> None:
         self.taken, self.chains = state[0], state[1]
         del self.through[state[2] :]
         del self.above[state[3] :]
@@ -259,21 +229,21 @@ class Attempt:
             chain.affine = affine
 
 
-def fitting(value: Value, array: Float64) -> None:
+def _check_shape(value: Value, array: Float64) -> None:
     """Refuse an array that does not broadcast against its value: the model declares shapes that are not its own."""
     shape = (None,) * array.ndim if value.shape is None else value.shape
     if len(shape) != array.ndim or any(own not in (1, e or own) for own, e in zip(array.shape, shape, strict=True)):
         raise refuse("shape", f"{value.name!r} cannot have both the shapes {shape} and {array.shape}", value.producer)
 
 
-def behind_weights(old: Absorbed, vector: Float64, kind: float) -> Absorbed:
+def _behind_weights(old: Absorbed, vector: Float64, kind: float) -> Absorbed:
     """`old` followed by a multiplier or shift of the output."""
     if kind == SHIFT:
         return Absorbed(old.pre_a, old.pre_b, old.post_a, old.post_b + vector)
     return Absorbed(old.pre_a, old.pre_b, old.post_a * vector, old.post_b * vector)
 
 
-def before_weights(old: Absorbed, vector: Float64, kind: float) -> Absorbed:
+def _before_weights(old: Absorbed, vector: Float64, kind: float) -> Absorbed:
     """`old` with a multiplier or shift of its input: x = a·(v·x') + b, or x = a·(x' + v) + b."""
     if kind == SHIFT:
         return Absorbed(old.pre_a, old.pre_a * vector + old.pre_b, old.post_a, old.post_b)

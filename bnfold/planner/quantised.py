@@ -1,6 +1,6 @@
 """Weights stored as integers: a DequantizeLinear of constants, whose float scale takes a multiplier exactly.
 
-    w = scale · (q − zero_point), with one scale for all, or one for each slice along `axis`
+    w = scale · (q − zero_point), with one scale for all, or one for each slice along `_scale_axis`
 
 Source: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html. The integers stay as they are, so that the model
 stays as small; what would have to change them, a multiplier of the inputs, is refused.
@@ -19,10 +19,10 @@ def dequantiser(value: Value | None) -> Node | None:
     if node is None or node.op != "DequantizeLinear":
         return None
     constant = all(v is None or v.tensor is not None for v in node.inputs)
-    return node if constant and len(scale(node).shape) < 2 and not node.attribute("block_size", 0) else None
+    return node if constant and len(scale_of(node).shape) < 2 and not node.attribute("block_size", 0) else None
 
 
-def scale(node: Node) -> Tensor:
+def scale_of(node: Node) -> Tensor:
     """The scale of a DequantizeLinear of constants: (), (1,) or one for each slice."""
     tensor = node.constant(1)
     assert tensor is not None  # `dequantiser` has seen to it
@@ -31,11 +31,11 @@ def scale(node: Node) -> Tensor:
 
 def dequantised(node: Node) -> Tensor:
     """The weights that a DequantizeLinear of constants makes, in the dtype of its scale."""
-    stored, factor, zero = node.constant(0), scale(node), node.constant(2)
+    stored, factor, zero = node.constant(0), scale_of(node), node.constant(2)
     assert stored is not None  # `dequantiser` has seen to it
     shape = [1] * len(stored.shape)
     if factor.shape and factor.shape != (1,):
-        shape[axis(node, len(stored.shape))] = -1
+        shape[_scale_axis(node, len(stored.shape))] = -1
 
     def load() -> Array:
         offset = zero.float64().reshape(shape) if zero is not None else 0.0
@@ -44,7 +44,7 @@ def dequantised(node: Node) -> Tensor:
     return Tensor((stored.key, factor.key), stored.shape, factor.dtype, load)
 
 
-def axis(node: Node, rank: int) -> int:
+def _scale_axis(node: Node, rank: int) -> int:
     return int(node.attribute("axis", 1)) % max(rank, 1)
 
 
@@ -55,13 +55,15 @@ def check_multiplier(node: Node, holder: Node, layout: Layout, vector: Float64, 
     if not (vector > 0).all():
         raise refuse("quantised", f"the scale of the quantised weights of {node.label} has to stay positive", node)
     outs = {"conv": 0, "rows": 0, "columns": 1, "deconv": 1}[layout.kind]
-    shape = scale(holder).shape
-    along = axis(holder, 2 if layout.kind in ("rows", "columns") else 3) == outs and (outs == 0 or layout.groups == 1)
+    shape = scale_of(holder).shape
+    along = _scale_axis(holder, 2 if layout.kind in ("rows", "columns") else 3) == outs and (
+        outs == 0 or layout.groups == 1
+    )
     if vector.size > 1 and not (along and shape == vector.shape):
         raise refuse("quantised", f"the quantised weights of {node.label} have no scale for each output channel", node)
 
 
-def scaled(holder: Node, vector: Float64) -> Array:
+def scale_times(holder: Node, vector: Float64) -> Array:
     """The scale in `holder` times `vector`, rounded once."""
-    tensor = scale(holder)
+    tensor = scale_of(holder)
     return nearest(tensor.float64() * vector.reshape(vector.shape if vector.size > 1 else ()), tensor.dtype)

@@ -145,7 +145,7 @@ class Trial:
             yield portion
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
     """The answer, from the first engine that runs the original."""
     original, folded = (
         Side(Path(side["model"]), Path(side["data"]) if side["data"] else None)
@@ -177,7 +177,7 @@ def main() -> None:
     line = sys.stdin.readline()
     if line:
         request = json.loads(line)
-        Path(request["answer"]).write_text(json.dumps(answer(request)), encoding="utf-8")
+        Path(request["answer"]).write_text(json.dumps(_answer(request)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -90,14 +90,16 @@ def _tensors(first: Array, second: Array) -> Difference:
         share = float((first != second).mean()) if first.size else 0.0
         problem = f"{share:.2%} of the elements differ" if share else ""
         return Difference(np.full(1, share), np.ones(1), problem, first.size)
-    return _distance(*(a if a.dtype.kind == "f" and a.itemsize > 2 else a.astype(np.float32) for a in (first, second)))
+    return _float_distance(
+        *(a if a.dtype.kind == "f" and a.itemsize > 2 else a.astype(np.float32) for a in (first, second))
+    )
 
 
 def _apart(problem: str) -> Difference:
     return Difference(np.full(1, np.inf), np.ones(1), problem)
 
 
-def _distance(first: Array, second: Array) -> Difference:
+def _float_distance(first: Array, second: Array) -> Difference:
     """Of two floating-point tensors of one shape, taken where the first is finite."""
     with np.errstate(all="ignore"):
         gap, size = np.abs(first - second), np.abs(first)

@@ -28,7 +28,7 @@ def probes(document: Document, plans: Mapping[Graph, Plan]) -> list[Probe]:
     found = []
     for graph, plan in plans.items():
         order = {node: i for i, node in enumerate(graph.nodes)}
-        for value, layers in sorted(unchanged(plan), key=lambda pair: _place(pair[0], order)):
+        for value, layers in sorted(_unchanged(plan), key=lambda pair: _place(pair[0], order)):
             original, folded = document.probe(value), document.folded_probe(plan, value)
             if original and folded:
                 found.append(Probe(original, folded, layers))
@@ -39,7 +39,7 @@ def _place(value: Value, order: Mapping[Node, int]) -> int:
     return -1 if value.producer is None else order[value.producer]
 
 
-def unchanged(plan: Plan) -> Iterable[tuple[Value, str]]:
+def _unchanged(plan: Plan) -> Iterable[tuple[Value, str]]:
     """The values behind each fold whose content is as before, with the fold in words."""
     done = [d for d in plan.decisions if not d.untouched]
     between = {plan.resolve(value) for decision in done for value in _between(decision, plan)}
@@ -47,9 +47,9 @@ def unchanged(plan: Plan) -> Iterable[tuple[Value, str]]:
         Value, tuple[Value, str]
     ] = {}  # where two folds end at one value, the later one's target is what it holds
     for decision in done:
-        for value in _behind(decision):
+        for value in _ends(decision):
             if plan.resolve(value) not in between:
-                behind[plan.resolve(value)] = value, in_words(decision)  # of several folds here the last one counts
+                behind[plan.resolve(value)] = value, _in_words(decision)  # of several folds here the last one counts
     return behind.values()
 
 
@@ -69,14 +69,14 @@ def _between(decision: Decision, plan: Plan) -> Iterator[Value]:
         yield target
 
 
-def _behind(decision: Decision) -> list[Value]:
+def _ends(decision: Decision) -> list[Value]:
     """Where the net is as before, unless another fold passes there."""
     if not decision.below and decision.way != "down":  # down, where nobody reads more than the shape, ends nowhere
         return [decision.chain.target]
     return [] if decision.merged else [node.outputs[0] for node in decision.below]
 
 
-def in_words(decision: Decision) -> str:
+def _in_words(decision: Decision) -> str:
     """`bn1, scale1 → conv1`."""
     nodes = ", ".join(dict.fromkeys(node.name for node in decision.chain.nodes))
     into = ", ".join(dict.fromkeys(node.name for node in decision.into))

@@ -92,7 +92,7 @@ class Verifier:
                 "answer": str(room / "answer.json"),
             }
             end = self._run(request)
-            if crashed(end):
+            if _crashed(end):
                 self._child = _start()
                 request["engine"] = "reference"
                 end = self._run(request)
@@ -135,7 +135,7 @@ def _side(path: Path, runnable: Runnable) -> dict[str, str | None]:
     return {"model": str(path), "data": str(runnable.data.absolute()) if runnable.data else None}
 
 
-def crashed(end: str) -> bool:
+def _crashed(end: str) -> bool:
     """Whether the runtime broke down, rather than ran out of time or memory."""
     return end.startswith("crashed")
 

@@ -18,7 +18,7 @@ import onnxruntime
 
 from bnfold import protobuf
 from bnfold.caffe import caffe_pb2 as pb
-from bnfold.caffe.export import model
+from bnfold.caffe.export import onnx_model
 from bnfold.caffe.net import CaffeNet, load
 from bnfold.caffe.weights.caffemodel import Caffemodel
 from bnfold.options import Options
@@ -151,7 +151,7 @@ def fold(files: Files, **options: Any) -> Folded:
 def run(files: Files, feeds: Feeds | None = None, **how: Any) -> dict[str, Array]:
     """All outputs of the net, on random inputs where none are given."""
     stream = io.BytesIO()
-    model(*files, **how).write(stream)
+    onnx_model(*files, **how).write(stream)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(stream.getvalue(), options, providers=["CPUExecutionProvider"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mutants import changed, refused, seeds
 
-from bnfold.caffe.export import model
+from bnfold.caffe.export import onnx_model
 from bnfold.caffe.layers.builder import Builder
 from bnfold.caffe.layers.table import ROWS, register
 from bnfold.caffe.lowering import lower
@@ -293,7 +293,7 @@ def test_what_a_row_refuses_is_said_with_its_field(made: Net, message: str, tmp_
     text, blobs = made
     files = save(tmp_path, text, {name: arrays for name, arrays in blobs.items() if arrays})
     with pytest.raises(InputError, match=message) as caught:
-        model(*files)  # which refuses what is opaque for its numbers, too
+        onnx_model(*files)  # which refuses what is opaque for its numbers, too
     assert "layer l" in caught.value.where or "layer d" in caught.value.where
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.caffe.export import export, model
+from bnfold.caffe.export import onnx_model, write_onnx
 from bnfold.errors import InputError, UsageError
 
 from .build import Files, batch_norm, he, noise, run, save, scale
@@ -40,7 +40,7 @@ def files(tmp_path: Path) -> Files:
 
 def loaded(files: Files, **how: object) -> onnx.ModelProto:
     stream = io.BytesIO()
-    model(*files, **how).write(stream)  # type: ignore[arg-type]
+    onnx_model(*files, **how).write(stream)  # type: ignore[arg-type]
     found = onnx.load_from_string(stream.getvalue())
     onnx.checker.check_model(found, full_check=True)
     return found
@@ -71,8 +71,8 @@ def test_the_ir_version_goes_with_the_opset_unless_it_is_given(how: dict[str, in
 
 def test_the_file_is_what_the_model_says(files: Files, tmp_path: Path) -> None:
     out, stream = tmp_path / "net.onnx", io.BytesIO()
-    export(*files, out)
-    model(*files).write(stream)
+    write_onnx(*files, out)
+    onnx_model(*files).write(stream)
     assert out.read_bytes() == stream.getvalue()
 
 
@@ -90,7 +90,7 @@ def test_a_layer_that_needs_its_batch_stands_in_the_way(tmp_path: Path) -> None:
     files = save(tmp_path, text, WEIGHTS)
     assert run(files)["r"].shape == (10,)
     with pytest.raises(InputError) as caught:
-        model(*files, dynamic_batch=True)
+        onnx_model(*files, dynamic_batch=True)
     assert "layer r" in caught.value.where
     assert "Reshape" in str(caught.value)
 
@@ -99,7 +99,7 @@ def test_given_shapes_replace_those_of_the_file(files: Files) -> None:
     shape = loaded(files, inputs={"data": (7, 3, 8, 8)}).graph.output[0].type.tensor_type.shape
     assert [dim.dim_value for dim in shape.dim] == [7, 5]
     with pytest.raises(UsageError, match="no input 'date'"):
-        model(*files, inputs={"date": (1,)})
+        onnx_model(*files, inputs={"date": (1,)})
 
 
 def test_a_training_net_takes_its_input_shape_from_the_user(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_training_net_takes_its_input_shape_from_the_user(tmp_path: Path) -> N
     ).replace("Softmax", "SoftmaxWithLoss").replace('bottom: "fc"', 'bottom: "fc" bottom: "label"')  # fmt: skip
     files = save(tmp_path, text, WEIGHTS)
     with pytest.raises(InputError) as caught:
-        model(*files)
+        onnx_model(*files)
     assert "--input data=" in str(caught.value)
     given = {"data": (2, 3, 8, 8)}
     assert [i.name for i in loaded(files, inputs=given).graph.input] == ["data"]
@@ -125,19 +125,19 @@ def test_a_training_net_takes_its_input_shape_from_the_user(tmp_path: Path) -> N
 )
 def test_what_stands_in_the_way_is_named(more: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        model(*save(tmp_path, NET + more, WEIGHTS))
+        onnx_model(*save(tmp_path, NET + more, WEIGHTS))
     assert reason in str(caught.value)
 
 
 def test_a_blob_that_is_input_and_output_is_refused(tmp_path: Path) -> None:
     text = 'input: "x" input_shape { dim: 2 } layer { name: "r" type: "ReLU" bottom: "x" top: "x" }'
     with pytest.raises(InputError, match="two names"):
-        model(*save(tmp_path, text, {"none": [np.zeros(1)]}))
+        onnx_model(*save(tmp_path, text, {"none": [np.zeros(1)]}))
 
 
 def test_an_unsupported_opset_is_refused(files: Files) -> None:
     with pytest.raises(UsageError, match="opset 9"):
-        model(*files, opset=9)
+        onnx_model(*files, opset=9)
 
 
 def test_golden_cases(shared: Path) -> None:
@@ -167,5 +167,5 @@ def test_an_open_batch_that_a_constant_fixes_is_refused(layer: str, tmp_path: Pa
         layer {{ name: "sum" type: "Eltwise" bottom: "two" bottom: "y" top: "z" }}"""
     files = save(tmp_path, text, {"l": [noise("g", 2, 3)]} if "Scale" in layer else {"none": [np.zeros(1)]})
     with pytest.raises(InputError) as caught:
-        model(*files, dynamic_batch=True)
+        onnx_model(*files, dynamic_batch=True)
     assert "layer " in caught.value.where

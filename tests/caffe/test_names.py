@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from bnfold import protobuf
-from bnfold.caffe.export import model
+from bnfold.caffe.export import onnx_model
 from bnfold.caffe.net import load
 from bnfold.cli import main
 from bnfold.errors import InputError
@@ -45,7 +45,7 @@ def weights(name: bytes) -> list[bytes]:
 
 def exported(files: Files) -> onnx.ModelProto:
     stream = io.BytesIO()
-    model(*files).write(stream)
+    onnx_model(*files).write(stream)
     proto = onnx.load_model_from_string(stream.getvalue())
     onnx.checker.check_model(proto)
     return proto

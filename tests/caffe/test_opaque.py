@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bnfold.caffe.export import model
+from bnfold.caffe.export import onnx_model
 from bnfold.caffe.layers.builder import Builder
 from bnfold.caffe.layers.table import ROWS, register
 from bnfold.cli import main
@@ -201,7 +201,7 @@ def test_the_shape_of_an_input_can_be_given(tmp_path: Path) -> None:
     assert folded.types == ["Python", "Pooling", "Convolution"]
     with pytest.raises(UsageError, match="the net has no input 'image'"):
         fold(files, inputs=(("image", (1, 4, 8, 8)),))
-    model(*files, inputs={"data": (1, 4, 8, 8)})
+    onnx_model(*files, inputs={"data": (1, 4, 8, 8)})
 
 
 def test_input_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +239,7 @@ def test_detection_layers_whose_numbers_do_not_fit(tmp_path: Path) -> None:
     (opaque,) = folded.result.opaque
     assert opaque.reason == "PriorBox has 1 min_size and 2 max_size"
     with pytest.raises(InputError, match="type PriorBox cannot be exported: PriorBox has 1 min_size"):
-        model(*files)
+        onnx_model(*files)
 
 
 def test_a_value_of_an_enum_nobody_knows_costs_its_layer(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bnfold.caffe.document import CaffeDocument
-from bnfold.caffe.export import model
+from bnfold.caffe.export import onnx_model
 from bnfold.caffe.net import load
 from bnfold.errors import InputError
 from bnfold.report.data import as_data
@@ -81,7 +81,7 @@ def test_the_rest_of_the_net_folds(tmp_path: Path, case: str) -> None:
     for line in READ_LATER[case].splitlines():
         assert line in folded.text or '"n"' in line or 'name: "r" type: "BatchNorm"' in line
     with pytest.raises(InputError, match="overwrites their common memory") as caught:
-        model(*files)
+        onnx_model(*files)
     assert (caught.value.hint, "net.prototxt" in caught.value.where) == ("give layer w a top of its own", True)
 
 
@@ -177,7 +177,7 @@ def test_a_layer_in_place_reads_its_own_memory_under_another_name(tmp_path: Path
     files = weighed(tmp_path, net)
     assert judged(files).types == ["Input", "TanH", "Split", "Convolution", "Eltwise"]
     with pytest.raises(InputError, match="reads blob 'b', but layer w, in place on blob 'a', overwrites their common"):
-        model(*files)
+        onnx_model(*files)
 
 
 def test_a_silence_reads_nothing_of_it(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold.verification.probes import unchanged
+from bnfold.verification.probes import _unchanged
 
 from .judge import judge
 from .nets import Net, ramp
@@ -27,4 +27,4 @@ def test_the_shift_goes_up_and_the_multiplier_down() -> None:
 
 def test_only_the_output_is_compared_because_all_before_it_changes() -> None:
     net = pooled_and_padded()
-    assert [value for value, _ in unchanged(net.plan())] == net.graph.outputs
+    assert [value for value, _ in _unchanged(net.plan())] == net.graph.outputs

@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 
-from bnfold.planner.passes import find_chains
+from bnfold.planner.passes import _find_chains
 from bnfold.planner.records import Chain, Plan
 
 from .brute import Brute
@@ -44,7 +44,7 @@ def plain(net: Net) -> bool:
 def small_nets() -> Iterator[tuple[int, Net, list[Chain]]]:
     for seed in range(SEEDS):
         net = random_net(Random(seed), most=6)
-        chains = find_chains(net.graph, Plan())
+        chains = _find_chains(net.graph, Plan())
         if plain(net) and 1 <= len(chains) <= 3 and all(chain.affine.a.all() for chain in chains):
             yield seed, net, chains
 

@@ -170,7 +170,7 @@ def by_heads(right: Any) -> Any:
 
     def mutant(decisions: Any, view: Any, graph: Any) -> Any:
         firsts: dict[object, Any] = {}
-        return {chain for chain in decisions if passes.same(decisions[chain], view, firsts)}
+        return {chain for chain in decisions if passes._computed_already(decisions[chain], view, firsts)}
 
     return mutant
 
@@ -243,21 +243,21 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "Transpose not inverted": rule("Transpose", up=moves.transposed_down),
     "Transpose inverted down": rule("Transpose", down=moves.transposed),
     "axes of pooling ignored": swap(transfer, "flat", lambda right: lambda *args: None),
-    "broadcasting by size": swap(foldable, "operand", by_size),
+    "broadcasting by size": swap(foldable, "_broadcast_constant", by_size),
     "other readers ignored": swap(view.View, "readers", lambda right: lambda self, value: right(self, value)[:1]),
     "outputs ignored": swap(view.View, "public", lambda right: lambda self, value: ""),
-    "chain joined across a second reader": swap(passes, "joins", lambda right: joined),
+    "chain joined across a second reader": swap(passes, "_extends", lambda right: joined),
     "order of composition": swap(Affine, "then", lambda right: lambda self, later: right(later, self)),
-    "merged on the wrong side": swap(propagate.Attempt, "take_chain", other_side),
-    "b left instead of b/a": swap(passes, "parts", undivided),
+    "merged on the wrong side": swap(propagate.Attempt, "_take_chain", other_side),
+    "b left instead of b/a": swap(passes, "_parts", undivided),
     "mask of Dropout taken for its data": rule("Dropout", pieces=True),
     "slices as Python counts them": swap(moves, "slice_indices", lambda right: python_indices),
     "no kernel_shape, no padding": swap(windows, "axes", without_kernel),
     "content taken for a shape": lambda patch: patch.setitem(graph.BLIND, "Sigmoid", frozenset({0})),
     "type taken for content nowhere": lambda patch: patch.setitem(graph.BLIND, "CastLike", frozenset({0, 1})),
-    "twin that begins first": swap(passes, "twins", by_heads),
-    "shift moved before the multiplier": swap(propagate, "behind_weights", shift_scaled),
-    "multiplier before forgets the shift": swap(propagate, "before_weights", shift_unscaled),
+    "twin that begins first": swap(passes, "_twins", by_heads),
+    "shift moved before the multiplier": swap(propagate, "_behind_weights", shift_scaled),
+    "multiplier before forgets the shift": swap(propagate, "_before_weights", shift_unscaled),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import bnfold.verification.verifier as verifier
 from bnfold.document import Runnable
 from bnfold.errors import VerificationError
-from bnfold.verification.child import answer
+from bnfold.verification.child import _answer
 from bnfold.verification.engine import Reference
 from bnfold.verification.inspect import inspect, shaken
 from bnfold.verification.judge import difference, judge
@@ -44,7 +44,7 @@ def judged(original: onnx.ModelProto, folded: onnx.ModelProto, probes: Sequence[
             runnable(model, list(probes)).model.write(stream)
         sides[name] = {"model": str(room / name), "data": None}
     names = [("out", "out"), *((probe, probe) for probe in probes)]
-    return answer({**sides, "names": names, "outputs": 1, "engine": "", "answer": ""})
+    return _answer({**sides, "names": names, "outputs": 1, "engine": "", "answer": ""})
 
 
 def wrong(told: dict[str, Any]) -> list[int]:
@@ -353,7 +353,7 @@ def test_the_reference_evaluator_normalises_with_stored_statistics(net: Net, ops
     with (tmp_path / "folded").open("wb") as stream:
         runnable(old.folded()).model.write(stream)
     request = {"original": side, "folded": {"model": str(tmp_path / "folded"), "data": None}}
-    told = answer({**request, "names": [("out", "out")], "outputs": 1, "engine": "reference", "answer": ""})
+    told = _answer({**request, "names": [("out", "out")], "outputs": 1, "engine": "reference", "answer": ""})
     assert told["engine"] == "onnx.ReferenceEvaluator"
     assert wrong(told) == []
 

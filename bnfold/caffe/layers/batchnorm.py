@@ -18,7 +18,7 @@ from ...ir.graph import Value
 from ...planner.affine import Float64
 from .. import caffe_pb2 as pb
 from .builder import Builder, Unknown
-from .shape import reduced
+from .shape import reduce_axes
 
 ROLES = ("mean", "variance", "factor", "gamma", "beta", "unused", "inverse-deviation")
 """What a blob of a BatchNorm can be: the words of `--bn-blobs`, separated by commas."""
@@ -272,8 +272,8 @@ def _of_batch(b: Builder, recipe: Recipe, gamma: Value, beta: Value) -> Value:
     b.graph.notes[b.layer] = ("batch-statistics", f"it normalises with the statistics of the batch: {recipe.batch}")
     rank = len(b.dims(b.x))
     axes = [axis for axis in range(rank) if axis != 1]
-    centred = b.node("Sub", b.x, reduced(b, "ReduceMean", b.x, axes))
-    variance = reduced(b, "ReduceMean", b.node("Mul", centred, centred), axes)
+    centred = b.node("Sub", b.x, reduce_axes(b, "ReduceMean", b.x, axes))
+    variance = reduce_axes(b, "ReduceMean", b.node("Mul", centred, centred), axes)
     y = b.node("Div", centred, b.node("Sqrt", b.node("Add", variance, recipe.eps)))
     if "gamma" not in recipe.order:
         return y

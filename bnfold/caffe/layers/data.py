@@ -23,7 +23,7 @@ def data(b: Builder) -> list[Value]:
 
     The batch is one image: the batch of training says nothing of what a deployed net is given.
     """
-    image: Shape = (1, _channels(b.param), *_size(b.param))
+    image: Shape = (1, _channels(b.param), *_image_size(b.param))
     return [Value("", image if i == 0 else (1,)) for i in range(len(b.layer.tops))]
 
 
@@ -37,7 +37,7 @@ def _channels(p: Any) -> int | None:
     return 3 if colored else means if means > 1 else None
 
 
-def _size(p: Any) -> Shape:
+def _image_size(p: Any) -> Shape:
     """Height and width."""
     transform = p.transform_param
     crop = transform.crop_size or p.data_param.crop_size or p.window_data_param.crop_size

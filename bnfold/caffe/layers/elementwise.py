@@ -64,7 +64,7 @@ def elu(b: Builder) -> list[Value]:
 
 
 def swish(b: Builder) -> list[Value]:
-    return [b.node("Mul", b.x, b.node("Sigmoid", scaled(b, b.x, b.param.swish_param.beta)))]
+    return [b.node("Mul", b.x, b.node("Sigmoid", times(b, b.x, b.param.swish_param.beta)))]
 
 
 def clip(b: Builder) -> list[Value]:
@@ -78,11 +78,11 @@ def threshold(b: Builder) -> list[Value]:
     return [b.node("Cast", b.node("Greater", b.x, b.param.threshold_param.threshold), to=TO_FLOAT)]
 
 
-def scaled(b: Builder, x: Value, factor: float) -> Value:
+def times(b: Builder, x: Value, factor: float) -> Value:
     return x if factor == 1 else b.node("Mul", x, factor)
 
 
-def shifted(b: Builder, x: Value, shift: float) -> Value:
+def _shifted(b: Builder, x: Value, shift: float) -> Value:
     return b.node("Add", x, shift) if shift else x
 
 
@@ -92,15 +92,15 @@ def exp(b: Builder) -> list[Value]:
     log_base = 0.0 if p.base == 1 else _log_base(b, p.base)
     b.finite(base=p.base, scale=p.scale, shift=p.shift)
     outer = float(np.exp(log_base * p.shift))
-    return [scaled(b, b.node("Exp", scaled(b, b.x, log_base * p.scale)), outer)]
+    return [times(b, b.node("Exp", times(b, b.x, log_base * p.scale)), outer)]
 
 
 def log(b: Builder) -> list[Value]:
     """log_base(scale·x + shift)."""
     p = b.param.log_param
     b.finite(base=p.base, scale=p.scale, shift=p.shift)
-    y = b.node("Log", shifted(b, scaled(b, b.x, p.scale), p.shift))
-    return [scaled(b, y, 1 / _log_base(b, p.base))]
+    y = b.node("Log", _shifted(b, times(b, b.x, p.scale), p.shift))
+    return [times(b, y, 1 / _log_base(b, p.base))]
 
 
 def _log_base(b: Builder, base: float) -> float:
@@ -119,7 +119,7 @@ def power(b: Builder) -> list[Value]:
         value = 1.0 if p.power == 0 else float(np.power(np.float32(p.shift), np.float32(p.power)))
         return [b.node("Expand", value, b.node("Shape", b.x))]
     b.fixed = p.power != 1
-    y = shifted(b, scaled(b, b.x, p.scale), p.shift)
+    y = _shifted(b, times(b, b.x, p.scale), p.shift)
     return [y if p.power == 1 else b.node("Pow", y, p.power)]
 
 
@@ -135,7 +135,7 @@ def eltwise(b: Builder) -> list[Value]:
         for other in b.bottoms[1:]:
             y = b.node("Mul", y, other)
         return [y]
-    terms = [scaled(b, x, c) for x, c in zip(b.bottoms, p.coeff or [1.0] * len(b.bottoms), strict=True)]
+    terms = [times(b, x, c) for x, c in zip(b.bottoms, p.coeff or [1.0] * len(b.bottoms), strict=True)]
     return [b.node("Add" if len(terms) == 2 else "Sum", *terms)]
 
 

@@ -31,7 +31,7 @@ class Window(NamedTuple):
         return {"kernel_shape": self.kernel, "strides": self.stride, "pads": pads, "dilations": self.dilation}
 
 
-def window(b: Builder, rank: int) -> Window:
+def _window(b: Builder, rank: int) -> Window:
     """The window of convolution_param over `rank` spatial axes: one value for all, one for each, or _h and _w.
 
     Synopsys pads each side on its own; what is dilation in BVLC is `hole` in DeepLab v1, `filter_stride` in RPN_BF.
@@ -115,7 +115,7 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     rank = (len(stored) if b.x.shape is None else len(b.x.shape) - axis + 1) - 2
     if rank < 1:
         raise b.fail(f"type {b.layer.type} along axis {axis} needs spatial axes, and {b.x.name} has shape {b.x.shape}")
-    taps = window(b, rank)
+    taps = _window(b, rank)
     weight, bias = _parameters(b, axis, groups, taps, transposed)
     attributes = {**taps.attributes(), "group": groups}
     op = "ConvTranspose" if transposed else "Conv"
@@ -215,7 +215,7 @@ def im2col(b: Builder) -> list[Value]:
     axis = b.axis(b.x, b.param.convolution_param.axis)
     shape = b.known(b.x)
     rank = len(shape) - axis - 1
-    taps = window(b, rank)
+    taps = _window(b, rank)
     _check_extents(b, b.x, axis, taps, transposed=False)
     if math.prod(taps.kernel) > MOST_TAPS:
         raise Unknown(f"a window of {taps.kernel} is too large to be taken apart")
@@ -227,7 +227,7 @@ def im2col(b: Builder) -> list[Value]:
         for extent, kernel, stride, begin, end, dilation in zip(shape[axis + 1 :], *taps, strict=True)
     ]
     columns = []
-    for tap in _positions(taps.kernel):
+    for tap in _kernel_positions(taps.kernel):
         starts = [at * d for at, d in zip(tap, taps.dilation, strict=True)]
         ends = [at + (n - 1) * s + 1 for at, n, s in zip(starts, counts, taps.stride, strict=True)]
         piece = b.node("Slice", padded, starts, ends, axes, taps.stride)
@@ -236,7 +236,7 @@ def im2col(b: Builder) -> list[Value]:
     return [b.reshape(stacked, (*shape[:axis], shape[axis] * len(columns), *counts))]
 
 
-def _positions(kernel: Sequence[int]) -> list[tuple[int, ...]]:
+def _kernel_positions(kernel: Sequence[int]) -> list[tuple[int, ...]]:
     found: list[tuple[int, ...]] = [()]
     for extent in kernel:
         found = [(*head, at) for head in found for at in range(extent)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ...ir.graph import Value
 from .. import caffe_pb2 as pb
 from .builder import Builder
-from .elementwise import scaled
-from .shape import reduced
+from .elementwise import times
+from .shape import reduce_axes
 
 WITHIN_CHANNEL = pb.LRNParameter.NormRegion.Value("WITHIN_CHANNEL")
 
@@ -28,7 +28,7 @@ def _lrn_within(b: Builder, p: pb.LRNParameter) -> Value:
         "AveragePool", b.node("Mul", b.x, b.x),
         kernel_shape=[p.local_size] * 2, strides=[1, 1], pads=[pad] * 4, count_include_pad=1,
     )  # fmt: skip
-    return b.node("Mul", b.x, b.node("Pow", b.node("Add", scaled(b, mean, p.alpha), 1.0), -p.beta))
+    return b.node("Mul", b.x, b.node("Pow", b.node("Add", times(b, mean, p.alpha), 1.0), -p.beta))
 
 
 def mvn(b: Builder) -> list[Value]:
@@ -39,9 +39,9 @@ def mvn(b: Builder) -> list[Value]:
         raise b.fail(f"an MVN takes at most 4 axes and blob {b.x.name} has shape {shape}")
     x = b.reshape(b.x, (*shape, *(1,) * (4 - len(shape))))
     axes = [1, 2, 3] if p.across_channels else [2, 3]
-    y = b.node("Sub", x, reduced(b, "ReduceMean", x, axes))
+    y = b.node("Sub", x, reduce_axes(b, "ReduceMean", x, axes))
     if p.normalize_variance:
-        deviation = b.node("Sqrt", reduced(b, "ReduceMean", b.node("Mul", y, y), axes))
+        deviation = b.node("Sqrt", reduce_axes(b, "ReduceMean", b.node("Mul", y, y), axes))
         y = b.node("Div", y, b.node("Add", deviation, p.eps))
     return [y]
 
@@ -51,7 +51,7 @@ def normalize(b: Builder) -> list[Value]:
     p = b.param.norm_param
     b.want_blobs(1)
     b.rank4(b.x)
-    square = reduced(b, "ReduceSum", b.node("Mul", b.x, b.x), [1, 2, 3] if p.across_spatial else [1])
+    square = reduce_axes(b, "ReduceSum", b.node("Mul", b.x, b.x), [1, 2, 3] if p.across_spatial else [1])
     y = b.node("Div", b.x, b.node("Sqrt", b.node("Add", square, p.eps)))
     if p.channel_shared:
         return [b.node("Mul", y, b.blob(0, (1,) if b.layer.blobs[0].shape == (1,) else ()))]

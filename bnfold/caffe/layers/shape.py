@@ -31,12 +31,12 @@ def concat(b: Builder) -> list[Value]:
     if first is not None:
         axis = b.axis(next(x for x in b.bottoms if x.shape is first), axis)
     for x in b.bottoms:
-        if first is not None and x.shape is not None and not _joins(first, x.shape, axis):
+        if first is not None and x.shape is not None and not _concatenates(first, x.shape, axis):
             raise b.fail(f"blob {x.name} {x.shape} does not join {first} along axis {axis}")
     return [b.node("Concat", *b.bottoms, axis=axis) if len(b.bottoms) > 1 else b.node("Identity", b.x)]
 
 
-def _joins(a: Shape, b: Shape, axis: int) -> bool:
+def _concatenates(a: Shape, b: Shape, axis: int) -> bool:
     if len(a) != len(b):
         return False
     return all(_may_be(p, q) for i, (p, q) in enumerate(zip(a, b, strict=True)) if i != axis)
@@ -209,11 +209,11 @@ def reduction(b: Builder) -> list[Value]:
     p = b.param.reduction_param
     axis = b.axis(b.x, p.axis)
     op = REDUCTIONS[pb.ReductionParameter.ReductionOp.Name(p.operation)]
-    y = reduced(b, op, b.x, list(range(axis, len(b.dims(b.x)))), keepdims=0)
+    y = reduce_axes(b, op, b.x, list(range(axis, len(b.dims(b.x)))), keepdims=0)
     return [y if p.coeff == 1 else b.node("Mul", y, p.coeff)]
 
 
-def reduced(b: Builder, op: str, x: Value, axes: list[int], keepdims: int = 1) -> Value:
+def reduce_axes(b: Builder, op: str, x: Value, axes: list[int], keepdims: int = 1) -> Value:
     """A Reduce operator, whose axes are an input for ReduceSum and from opset 18 on."""
     if op == "ReduceSum" or b.opset >= 18:
         return b.node(op, x, axes, keepdims=keepdims)

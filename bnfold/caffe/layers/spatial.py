@@ -50,7 +50,7 @@ def pooling(b: Builder) -> list[Value]:
             return [b.node("GlobalMaxPool" if p.pool == MAX else "GlobalAveragePool", b.x)]
         pool = Pool(True, (b.extent(b.x, 2), b.extent(b.x, 3)), (1, 1))
     if len(b.layer.tops) == 1:
-        return [pooled(b, b.x, pool)]
+        return [_pooled(b, b.x, pool)]
     return _with_mask(b, pool)
 
 
@@ -83,7 +83,7 @@ def _height_and_width(b: Builder, p: pb.PoolingParameter, one: str, side: str) -
     return getattr(p, height), getattr(p, width)
 
 
-def _positions(b: Builder, pool: Pool, size: tuple[int, int]) -> tuple[int, int]:
+def _window_counts(b: Builder, pool: Pool, size: tuple[int, int]) -> tuple[int, int]:
     """Caffe's number of windows: rounded up, but none that starts in the padding behind the image."""
     counts = []
     for extent, k, s, p, q in zip(size, pool.kernel, pool.stride, pool.begin, pool.end, strict=True):
@@ -99,7 +99,7 @@ def _positions(b: Builder, pool: Pool, size: tuple[int, int]) -> tuple[int, int]
     return counts[0], counts[1]
 
 
-def pooled(b: Builder, x: Value, pool: Pool) -> Value:
+def _pooled(b: Builder, x: Value, pool: Pool) -> Value:
     """The pooling in windows that Caffe clips at the image (MAX) or at the padded image (AVE), as ONNX counts them.
 
     AVE divides by the positions of a window within the padded image. Without padding, or where it does not count, that
@@ -110,12 +110,12 @@ def pooled(b: Builder, x: Value, pool: Pool) -> Value:
     if len(shape) != 4 or None in shape[2:]:
         return _open_pooled(b, x, pool)
     size = b.extent(x, 2), b.extent(x, 3)
-    counts = _positions(b, pool, size)
+    counts = _window_counts(b, pool, size)
     out = [
         (n - 1) * s + k - p - e
         for n, s, k, p, e in zip(counts, pool.stride, pool.kernel, pool.begin, size, strict=True)
     ]
-    x, written = _behind(b, x, pool, counts, size, out)
+    x, written = _fill_behind(b, x, pool, counts, size, out)
     begin, end = list(pool.begin), [max(q - w, 0) for q, w in zip(out, written, strict=True)]
     counted = not pool.maximum and pool.padded and pool.counts
     if counted and any(q > p for q, p in zip(end, pool.end, strict=True)):
@@ -127,7 +127,7 @@ def pooled(b: Builder, x: Value, pool: Pool) -> Value:
     return b.node("AveragePool", x, **attributes, count_include_pad=int(counted))
 
 
-def _behind(
+def _fill_behind(
     b: Builder, x: Value, pool: Pool, counts: tuple[int, int], size: tuple[int, int], out: list[int]
 ) -> tuple[Value, list[int]]:
     """What lies behind the image where a last window, its stride being wider, starts there; and how much, by axis.
@@ -164,7 +164,7 @@ def _with_mask(b: Builder, pool: Pool) -> list[Value]:
         raise b.fail("average pooling makes one top")
     height, width = b.extent(b.x, 2), b.extent(b.x, 3)
     first = len(b.nodes)
-    y = pooled(b, b.x, pool)
+    y = _pooled(b, b.x, pool)
     node = b.nodes[-1]
     if len(b.nodes) > first + 1:
         raise Unknown("the mask of an empty pooling window has no description")
@@ -184,7 +184,7 @@ def spp(b: Builder) -> list[Value]:
         bins = 2**level
         kernel = -(-height // bins), -(-width // bins)
         pad = (kernel[0] * bins - height + 1) // 2, (kernel[1] * bins - width + 1) // 2
-        y = pooled(b, b.x, Pool(p.pool == MAX, kernel, kernel, pad, pad))
+        y = _pooled(b, b.x, Pool(p.pool == MAX, kernel, kernel, pad, pad))
         if p.pyramid_height == 1:
             return [y]
         levels.append(b.node("Flatten", y, axis=1))

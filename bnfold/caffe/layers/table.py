@@ -32,11 +32,11 @@ class Role(Enum):
     SINK = "takes its bottoms from the outputs of the net, and reads nothing of them"
 
 
-def never(_layer: Layer) -> bool:
+def _never(_layer: Layer) -> bool:
     return False
 
 
-def always(_layer: Layer) -> bool:
+def _always(_layer: Layer) -> bool:
     return True
 
 
@@ -55,8 +55,8 @@ class Row:
     bottoms: tuple[int, int] = (1, 1)
     tops: tuple[int, int] = (1, 1)
     role: Role = Role.PLAIN
-    in_place: Rule = never
-    shares: Rule = never
+    in_place: Rule = _never
+    shares: Rule = _never
     fixed: bool = True
     lenient: bool = False
     own: bool = False
@@ -75,7 +75,7 @@ class Row:
 ONE, TWO, ONE_OR_TWO, SOME, SEVERAL, ANY = (1, 1), (2, 2), (1, 2), (1, MANY), (2, MANY), (0, MANY)
 
 
-def _cut(_b: Builder) -> list[Value]:
+def _no_tops(_b: Builder) -> list[Value]:
     return []
 
 
@@ -100,23 +100,23 @@ _TRAINING = (
 )
 
 ROWS: dict[str, Row] = {
-    **{kind: Row(describe, in_place=always) for kind, describe in _NEURONS.items()},
+    **{kind: Row(describe, in_place=_always) for kind, describe in _NEURONS.items()},
     **{kind: Row(source.data, (0, 0), SOME, Role.SOURCE) for kind in _DATA.split()},
-    **{kind: Row(_cut, SOME, ANY, Role.CUT) for kind in _TRAINING.split()},
+    **{kind: Row(_no_tops, SOME, ANY, Role.CUT) for kind in _TRAINING.split()},
     "AbsVal": Row(_NEURONS["AbsVal"]),
     "ArgMax": Row(form.arg_max),
     "Axpy": Row(element.axpy, (3, 3), lenient=True),
-    "BN": Row(batchnorm.bn, in_place=always, fixed=False),
-    "BatchNorm": Row(batchnorm.batch_norm, in_place=always, fixed=False),
+    "BN": Row(batchnorm.bn, in_place=_always, fixed=False),
+    "BatchNorm": Row(batchnorm.batch_norm, in_place=_always, fixed=False),
     "BatchReindex": Row(form.batch_reindex, TWO),
-    "Bias": Row(affine.bias, ONE_OR_TWO, in_place=always, fixed=False),
+    "Bias": Row(affine.bias, ONE_OR_TWO, in_place=_always, fixed=False),
     "Concat": Row(form.concat, SOME, shares=form.is_alone),
     "ContinuationIndicator": Row(recurrent.continuation_indicator, (0, 0)),
     "Convolution": Row(linear.convolution, SOME, SOME, fixed=False),
     "ConvolutionDepthWise": Row(linear.depthwise, SOME, SOME, fixed=False),
     "ConvolutionDepthwise": Row(linear.depthwise, SOME, SOME, fixed=False),
     "Crop": Row(form.crop, TWO),
-    "CuDNNBatchNorm": Row(batchnorm.cudnn_batch_norm, in_place=always, fixed=False),
+    "CuDNNBatchNorm": Row(batchnorm.cudnn_batch_norm, in_place=_always, fixed=False),
     "Deconvolution": Row(linear.deconvolution, SOME, SOME, fixed=False),
     "DepthwiseConvolution": Row(linear.depthwise, SOME, SOME, fixed=False),
     "DetectionOutput": Row(detection.detection_output, (3, 5), lenient=True),
@@ -124,34 +124,34 @@ ROWS: dict[str, Row] = {
     "Eltwise": Row(element.eltwise, SEVERAL, in_place=element.eltwise_in_place),
     "Embed": Row(linear.embed),
     "Filter": Row(form.filter_, SEVERAL, SOME),
-    "Flatten": Row(form.flatten, shares=always),
+    "Flatten": Row(form.flatten, shares=_always),
     "Im2col": Row(linear.im2col),
     "InnerProduct": Row(linear.inner_product, fixed=False),
     "Input": Row(source.inputs, (0, 0), SOME, Role.SOURCE),
     "Interp": Row(spatial.interp, ONE_OR_TWO, lenient=True),
     "LRN": Row(normal.lrn),
     "LSTM": Row(recurrent.lstm, SEVERAL, SOME),
-    "MVN": Row(normal.mvn, in_place=always),
+    "MVN": Row(normal.mvn, in_place=_always),
     "Normalize": Row(normal.normalize, lenient=True),
     "Parameter": Row(source.parameter, (0, 0)),
     "Permute": Row(form.permute, shares=form.shares_permuted, lenient=True),
     "Pooling": Row(spatial.pooling, ONE, ONE_OR_TWO),
-    "Power": Row(element.power, in_place=always),
+    "Power": Row(element.power, in_place=_always),
     "PriorBox": Row(detection.prior_box, TWO, lenient=True),
     "RNN": Row(recurrent.rnn, SEVERAL, SOME),
     "ROIPooling": Row(spatial.roi_pooling, TWO, lenient=True),
     "Reduction": Row(form.reduction),
     "Reorg": Row(form.reorg, lenient=True),
-    "Reshape": Row(form.reshape, shares=always),
+    "Reshape": Row(form.reshape, shares=_always),
     "Reverse": Row(form.reverse),
     "SPP": Row(spatial.spp),
-    "Scale": Row(affine.scale, ONE_OR_TWO, in_place=always, fixed=False),
+    "Scale": Row(affine.scale, ONE_OR_TWO, in_place=_always, fixed=False),
     "ShuffleChannel": Row(form.shuffle_channel, lenient=True),
     "Silence": Row(form.silence, SOME, (0, 0), Role.SINK),
     "Slice": Row(form.slice_, ONE, SOME, shares=form.is_alone),
-    "Softmax": Row(form.softmax, in_place=always),
-    "Split": Row(form.split, ONE, SOME, shares=always),
-    "SyncBN": Row(batchnorm.bn, in_place=always, fixed=False),
+    "Softmax": Row(form.softmax, in_place=_always),
+    "Split": Row(form.split, ONE, SOME, shares=_always),
+    "SyncBN": Row(batchnorm.bn, in_place=_always, fixed=False),
     "Tile": Row(form.tile),
     "Upsample": Row(spatial.upsample, ONE_OR_TWO, lenient=True),
     "Yolov3DetectionOutput": Row(detection.yolov3_detection_output, SOME, lenient=True),
@@ -177,4 +177,4 @@ def register(
 
         register("Mish", mish, in_place=True)
     """
-    ROWS[kind] = Row(describe, bottoms, tops, in_place=always if in_place else never, own=True)
+    ROWS[kind] = Row(describe, bottoms, tops, in_place=_always if in_place else _never, own=True)

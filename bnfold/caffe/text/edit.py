@@ -116,10 +116,10 @@ class Edits:
             index -= 1
         anchor = entries[index] if index >= 0 else None
         style = _Style.near(parent, anchor)
-        return _at_start(insertion, style) if anchor is None else _behind(anchor, insertion, style)
+        return _place_first(insertion, style) if anchor is None else _place_behind(anchor, insertion, style)
 
 
-def _at_start(insertion: _Insertion, style: _Style) -> _Patch:
+def _place_first(insertion: _Insertion, style: _Style) -> _Patch:
     parent, text = insertion.parent, insertion.parent.source.text
     if parent.entry is None:
         at = 1 if text.startswith("\ufeff") else 0
@@ -132,7 +132,7 @@ def _at_start(insertion: _Insertion, style: _Style) -> _Patch:
     return _Patch(at, at, f" {style.entry(insertion.name, insertion.value, None)}{space}")
 
 
-def _behind(anchor: Entry, insertion: _Insertion, style: _Style) -> _Patch:
+def _place_behind(anchor: Entry, insertion: _Insertion, style: _Style) -> _Patch:
     text = anchor.source.text
     start, stop = (anchor.start, anchor.stop) if anchor.listing is None else (anchor.listing.start, anchor.listing.stop)
     separator = text[stop - 1] if text[stop - 1] in ",;" else ""
@@ -241,10 +241,10 @@ def _cuts(text: str, spans: Iterator[tuple[int, int]]) -> Iterator[_Patch]:
         start, stop = ordered.pop()
         while ordered and not text[ordered[-1][1] : start].strip(" \t"):
             start = ordered.pop()[0]
-        yield _cut(text, start, stop)
+        yield _removal(text, start, stop)
 
 
-def _cut(text: str, start: int, stop: int) -> _Patch:
+def _removal(text: str, start: int, stop: int) -> _Patch:
     """The removal of text[start:stop]: with its whole lines where nothing else stands on them."""
     begins, end = _begins_line(text, start), _line_rest(text, stop)
     if begins and end is not None:

@@ -66,8 +66,8 @@ def resembling(name: str, known: frozenset[str]) -> str:
     stem = name.removesuffix("s").removesuffix("_param") if "_param" in name else name
     if stem != _base(stem) and _base(stem) in map(_base, bare):
         return ""
-    near = min(bare, key=lambda field: _distance(stem, field), default="")
-    if near and _distance(stem, near) <= min(2, len(near) // 2, len(stem) // 2):
+    near = min(bare, key=lambda field: _letters_apart(stem, field), default="")
+    if near and _letters_apart(stem, near) <= min(2, len(near) // 2, len(stem) // 2):
         return bare[near]
     longer = [field for field in bare if len(field) > 2 and "_" not in field and stem.startswith(field)]
     end = stem.removeprefix(max(longer, key=len)) if longer else "_"
@@ -79,7 +79,7 @@ def _base(name: str) -> str:
     return name[:-2] if name[-2:-1] == "_" else name
 
 
-def _distance(a: str, b: str) -> int:
+def _letters_apart(a: str, b: str) -> int:
     """Letters to insert, drop or replace between two words (Levenshtein, 1966), 3 standing for more than 2."""
     if abs(len(a) - len(b)) > 2:
         return 3

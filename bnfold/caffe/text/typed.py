@@ -81,7 +81,7 @@ def unknown_field(proto: Proto, entry: Entry, path: str = "") -> Unread:
 def set_or_report(proto: Proto, name: str, entry: Entry, unread: list[Unread], path: str = "") -> None:
     """Set the scalar field `name`, or report a value that its enum does not have. Raises InputError like `fill`."""
     field, _ = _fields(proto.DESCRIPTOR)[name]
-    if field.enum_type is not None and enumerated(field, entry) is None:
+    if field.enum_type is not None and _enumerated(field, entry) is None:
         names = ", ".join(field.enum_type.values_by_name)
         what = f"bnfold does not know the value {entry.text} of `{path}{entry.name}`; it can be {names}"
         unread.append(Unread(path + entry.name, entry, what))
@@ -101,10 +101,10 @@ def set_field(proto: Proto, name: str, entry: Entry) -> None:
 
 @functools.cache
 def _fields(descriptor: Descriptor) -> dict[str, tuple[FieldDescriptor, bool]]:
-    return {field.name: (field, is_repeated(field)) for field in descriptor.fields}
+    return {field.name: (field, _is_repeated(field)) for field in descriptor.fields}
 
 
-def is_repeated(field: FieldDescriptor) -> bool:
+def _is_repeated(field: FieldDescriptor) -> bool:
     try:
         return bool(field.is_repeated)
     except AttributeError:  # protobuf before 6.31
@@ -119,7 +119,7 @@ def _value(field: FieldDescriptor, entry: Entry) -> Any:
             raise entry.fail(f"`{entry.name}` must be from {low} to {high} and is {value}")
         return value
     if field.enum_type is not None:
-        return enumerated(field, entry)
+        return _enumerated(field, entry)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         text = entry.string()
         if field.type == FieldDescriptor.TYPE_BYTES:
@@ -131,7 +131,7 @@ def _value(field: FieldDescriptor, entry: Entry) -> Any:
     return read(entry)
 
 
-def enumerated(field: FieldDescriptor, entry: Entry) -> int | None:
+def _enumerated(field: FieldDescriptor, entry: Entry) -> int | None:
     """The number of an enum's value, None where it has no such value."""
     numbers = field.enum_type.values_by_number
     if entry.kind is Kind.NUMBER and entry.integer() in numbers and entry.integer() < _FIRST_OF_OURS:

@@ -104,13 +104,13 @@ def _blobs(where: str, own: Mapping[int, Any], names: Sequence[str | None], owne
         dataset = own.get(index, owners.get(name) if name else None)
         if dataset is None:
             break
-        blobs.append(_blob(dataset, f"{where}, blob {index}"))
+        blobs.append(_dataset_blob(dataset, f"{where}, blob {index}"))
     if max(own) >= len(blobs):
         raise InputError(f"the file has no blob {len(blobs)}, but a blob {max(own)}", where=where, hint=_CONVERT)
     return blobs
 
 
-def _blob(dataset: Any, where: str) -> NewBlob:
+def _dataset_blob(dataset: Any, where: str) -> NewBlob:
     """A dataset as a blob of float32, or of float64 where it is of that. Raises InputError where it is no weight."""
     if dataset.is_virtual or dataset.external:
         raise InputError(

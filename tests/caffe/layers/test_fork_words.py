@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bnfold.caffe.export import model
+from bnfold.caffe.export import onnx_model
 from bnfold.caffe.lowering import lower
 from bnfold.caffe.net import load
 from bnfold.errors import InputError, StrictError
@@ -147,7 +147,7 @@ def test_folds_into_and_past_the_words(tmp_path: Path) -> None:
 )
 def test_words_that_contradict_each_other(text: str, what: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=what):
-        model(*save(tmp_path, data(*SIZE) + text, {"l": [he(3, 4, 3, 3)]}))
+        onnx_model(*save(tmp_path, data(*SIZE) + text, {"l": [he(3, 4, 3, 3)]}))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from bnfold.caffe.lowered import Lowered
 from bnfold.caffe.lowering import lower
 from bnfold.caffe.net import load
 from bnfold.caffe.text.fields import ENGINE, HARMLESS, harmless, resembling
-from bnfold.caffe.text.typed import is_repeated
+from bnfold.caffe.text.typed import _is_repeated
 from bnfold.errors import InputError
 
 from ..build import Array, data, layer, noise, save
@@ -88,7 +88,7 @@ def values(field: FieldDescriptor) -> list[str]:
         FieldDescriptor.CPPTYPE_STRING: '"gaussian"',
     }.get(field.cpp_type, "0 1 2 3 5 12 7")
     found = [f": {value}" for value in one.split()]
-    return found + [f"{v} {field.name}{w}" for v in found for w in found[:3]] * is_repeated(field)
+    return found + [f"{v} {field.name}{w}" for v in found for w in found[:3]] * _is_repeated(field)
 
 
 def inserted(text: str, path: tuple[str, ...], value: str) -> str | None:

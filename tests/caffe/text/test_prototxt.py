@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from bnfold.caffe import caffe_pb2 as pb
 from bnfold.caffe.text.edit import Edits, Word
-from bnfold.caffe.text.tree import Entry, Kind, Message, parse, read
+from bnfold.caffe.text.parser import _parse, read_prototxt
+from bnfold.caffe.text.tree import Entry, Kind, Message
 from bnfold.caffe.text.typed import fill
 from bnfold.errors import InputError
 
@@ -23,7 +24,7 @@ CORPUS = Path(__file__).parents[3] / ".." / "shared" / "prototxt"
 
 
 def net(text: str) -> Message:
-    return parse(text.encode("utf-8", "surrogateescape"), "f")
+    return _parse(text.encode("utf-8", "surrogateescape"), "f")
 
 
 def entry(value: str) -> Entry:
@@ -158,7 +159,7 @@ def test_entries_know_their_place_in_the_text() -> None:
 
 
 def test_bom_crlf_and_no_space_after_numbers() -> None:
-    root = parse(b"\xef\xbb\xbfa: 1c: 1.5f\r\nd: 2", "f")
+    root = _parse(b"\xef\xbb\xbfa: 1c: 1.5f\r\nd: 2", "f")
     assert [(entry.name, entry.real()) for entry in root.entries] == [("a", 1), ("c", 1.5), ("d", 2)]
     assert root.entries[0].fail("x").where == "f:1:4"
 
@@ -205,14 +206,14 @@ def test_syntax_errors_name_line_and_column(text: str, where: str, what: str) ->
 
 def test_a_caffemodel_given_as_text() -> None:
     with pytest.raises(InputError, match="binary file") as caught:
-        parse(pb.NetParameter(name="x", layer=[pb.LayerParameter(name="\0")]).SerializeToString(), "weights")
+        _parse(pb.NetParameter(name="x", layer=[pb.LayerParameter(name="\0")]).SerializeToString(), "weights")
     assert caught.value.where == "weights"
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_parse_or_fail_by_name(data: bytes) -> None:
     try:
-        root = parse(data, "f")
+        root = _parse(data, "f")
     except InputError:
         return
     assert Edits(root).render() == data
@@ -361,7 +362,7 @@ def test_inserting_adds_that_entry_and_nothing_else(tree: Tree, item: tuple[str,
     after = rng.choice([None, *(e for e in parent.entries if e.listing is None or e is e.listing.elements[-1])])
     edits = Edits(root)
     edits.insert(parent, *item, after=after)
-    result = parse(edits.render(), "f")
+    result = _parse(edits.render(), "f")
 
     index = len(parent.entries) if after is None else after.index + 1
     new = next(e for e in all_entries(result) if e.index == index and path_of(e.parent) == path_of(parent))
@@ -548,7 +549,7 @@ def test_an_empty_text_takes_an_insertion() -> None:
 def test_public_nets_read_as_protobuf_reads_them() -> None:
     for path in sorted(CORPUS.glob("*.prototxt")):
         ours = pb.NetParameter()
-        fill(ours, read(path), [])
+        fill(ours, read_prototxt(path), [])
         theirs = text_format.Parse(path.read_bytes(), pb.NetParameter(), allow_unknown_field=True)
         assert ours == theirs, path.name
 
@@ -556,10 +557,10 @@ def test_public_nets_read_as_protobuf_reads_them() -> None:
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of public nets ../shared is not there")
 def test_public_nets_without_every_third_layer() -> None:
     for path in sorted(CORPUS.glob("*.prototxt")):
-        root = read(path)
+        root = read_prototxt(path)
         edits = Edits(root)
         assert edits.render() == path.read_bytes()
         gone = set(root.all("layer")[::3])
         for item in gone:
             edits.remove(item)
-        assert tree_of(parse(edits.render(), path.name)) == tree_of(root, gone)
+        assert tree_of(_parse(edits.render(), path.name)) == tree_of(root, gone)

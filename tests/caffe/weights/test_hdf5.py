@@ -14,7 +14,7 @@ from mutants import seeds
 
 from bnfold import protobuf
 from bnfold.caffe import caffe_pb2 as pb
-from bnfold.caffe.export import model
+from bnfold.caffe.export import onnx_model
 from bnfold.caffe.weights.caffemodel import Caffemodel
 from bnfold.errors import InputError, UsageError
 from bnfold.options import Options
@@ -200,7 +200,7 @@ def test_a_snapshot_is_exported(tmp_path: Path) -> None:
     snap = snapshot(tmp_path, TEXT, WEIGHTS)
     assert_equal(run(save(tmp_path, TEXT, WEIGHTS)), run(snap))
     export(*snap, tmp_path / "net.onnx")
-    assert (tmp_path / "net.onnx").stat().st_size == model(*snap).size
+    assert (tmp_path / "net.onnx").stat().st_size == onnx_model(*snap).size
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused

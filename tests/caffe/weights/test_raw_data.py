@@ -351,14 +351,14 @@ def test_random_half_nets_are_verified(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [1.06, 0.94])
 def test_a_wrong_half_fold_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
     text, weights = NETS["grouped"]
-    right = edit.folded_weight
+    right = edit._folded_weight
 
     def spoilt(*args: Any) -> Array:
         weight = right(*args)
         weight[1] *= np.float16(wrong)
         return weight
 
-    monkeypatch.setattr(edit, "folded_weight", spoilt)
+    monkeypatch.setattr(edit, "_folded_weight", spoilt)
     with pytest.raises(MismatchError):
         fold(raw_net(tmp_path, data() + text, weights), verify=True)
 
