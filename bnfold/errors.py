@@ -41,26 +41,36 @@ class BnfoldError(Exception):
 
 
 class VerificationError(BnfoldError):
+    """The folded net differs from the original, or one of them cannot be run."""
+
     status = 1
 
 
 class UsageError(BnfoldError):
+    """What was asked for does not go together, or is not there."""
+
     status = 2
 
 
 class InputError(BnfoldError):
+    """A file cannot be read, or its content is no model."""
+
     status = 3
 
 
 class AmbiguousError(InputError):
-    pass
+    """The file has two readings, and an option must choose."""
 
 
 class StrictError(BnfoldError):
+    """What the caller forbids by `strict`."""
+
     status = 4
 
 
 class OutputError(BnfoldError):
+    """A result cannot be written."""
+
     status = 5
 
 

@@ -68,6 +68,7 @@ class CaffeDocument:
         return Style(cost, layer=4, unread_outputs=True, unranked=True, growth=partial(caffe_growth, self.net))
 
     def graphs(self) -> Sequence[Graph]:
+        """The one graph that the net is lowered to."""
         return [self.lowered.graph]
 
     def counts(self) -> Mapping[str, int]:
@@ -77,9 +78,11 @@ class CaffeDocument:
         return {**found, "parameters": sum(math.prod(blob.shape) for blob in blobs.values())}
 
     def opaque(self) -> Sequence[Opaque]:
+        """The layers that are not understood, and those taken for inputs of the net."""
         return [*self.lowered.opaque.values(), *self.lowered.sources]
 
     def notices(self) -> Sequence[Notice]:
+        """What else the user has to know of the net: of its lowering, its weights and its text."""
         return [*self.lowered.notices, *notices(self.net)]
 
     def places(self, out: Path | None) -> Sequence[Path]:
@@ -98,6 +101,7 @@ class CaffeDocument:
         return found
 
     def folded(self, plans: Mapping[Graph, Plan], places: Sequence[Path]) -> Mapping[Path, Rope]:
+        """The content of prototxt and caffemodel with the plan applied, for their two `places`."""
         edit = self.edit(plans[self.lowered.graph])
         assert self.net.weights is not None  # `open` wants a caffemodel
         return dict(zip(places, (Rope(edit.prototxt()), edit.caffemodel(self.net.weights)), strict=True))
@@ -119,17 +123,21 @@ class CaffeDocument:
         return Runnable(rope, own, found, left_out=left_out, spell=spelled)
 
     def probe(self, value: Value) -> str:
+        """The name of a top as `layer:index`; "" for what is no top of a layer whose name is its own."""
         return self.probes.get(value, "")
 
     def folded_probe(self, plan: Plan, value: Value) -> str:
+        """The name of what holds the content of `value` in the folded net, "" where nothing does."""
         return self.edit(plan).probes.get(plan.resolve(value), "")
 
     @cached_property
     def tops(self) -> dict[str, Value]:
+        """Each top by the name that `probe` gives it."""
         return {name: value for value, name in self.probes.items()}
 
     @cached_property
     def probes(self) -> dict[Value, str]:
+        """The name of each top that can be compared."""
         return probe_names(self.net, self.lowered.layers)
 
     def edit(self, plan: Plan) -> NetEdit:

@@ -81,6 +81,7 @@ class NetEdit:
 
     @cached_property
     def probes(self) -> dict[Value, str]:
+        """The name of each top of the folded net that can be compared."""
         return probe_names(self.net, self.steps)
 
     @cached_property

@@ -36,10 +36,12 @@ class Host:
 
     @property
     def source(self) -> Value:
+        """The value that it reads."""
         return self.chain.source
 
     @property
     def target(self) -> Value:
+        """The value that it makes."""
         return self.chain.target
 
     @property

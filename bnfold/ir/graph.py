@@ -64,6 +64,7 @@ class Value:
 
     @property
     def rank(self) -> int | None:
+        """How many axes; None where the shape is not known."""
         return None if self.shape is None else len(self.shape)
 
     def __repr__(self) -> str:
@@ -90,6 +91,7 @@ class Node:
     contradiction: str = ""
 
     def attribute(self, name: str, default: Any) -> Any:
+        """The attribute `name`, or `default`."""
         return self.attributes.get(name, default)
 
     def input(self, index: int) -> Value | None:
@@ -132,10 +134,12 @@ class Graph:
         self.held: dict[Hashable, tuple[str, str]] = {}
 
     def add_input(self, value: Value) -> Value:
+        """Enter an input of the net, and return it."""
         self.inputs.append(value)
         return value
 
     def add_output(self, value: Value) -> None:
+        """Enter an output of the net, whose content must stay."""
         value.public = value.public or "an output of the net"
         self.outputs.append(value)
 

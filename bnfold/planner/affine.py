@@ -36,6 +36,7 @@ class Affine:
 
     @property
     def rank(self) -> int:
+        """How many axes `a` and `b` have."""
         return self.a.ndim
 
     @property
@@ -55,6 +56,7 @@ class Affine:
 
     @property
     def finite(self) -> bool:
+        """Whether all its numbers are."""
         return bool(np.isfinite(self.a).all() and np.isfinite(self.b).all())
 
     @property
@@ -64,6 +66,7 @@ class Affine:
 
     @property
     def extents(self) -> tuple[int, ...]:
+        """The shape of `a` and `b` together."""
         return tuple(max(p, q) if 0 not in (p, q) else 0 for p, q in zip(self.a.shape, self.b.shape, strict=True))
 
     def joins(self, other: Affine) -> bool:
@@ -76,6 +79,7 @@ class Affine:
 
 
 def identity(rank: int) -> Affine:
+    """a = 1 and b = 0 over `rank` axes of extent 1."""
     return Affine(np.ones((1,) * rank), np.zeros((1,) * rank))
 
 
@@ -156,6 +160,7 @@ class Absorbed:
 
     @property
     def parts(self) -> tuple[Float64, Float64, Float64, Float64]:
+        """The four vectors in the order of the fields."""
         return self.pre_a, self.pre_b, self.post_a, self.post_b
 
 

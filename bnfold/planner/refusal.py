@@ -20,6 +20,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
 
 
 def refuse(code: str, sentence: str, node: Node | None = None, hint: str = "") -> Refused:
+    """A Refused to raise: stable code, sentence, the node that stands in the way, and what helps."""
     return Refused(Refusal(code, sentence, node.name if node else "", hint))
 
 

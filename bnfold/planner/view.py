@@ -39,6 +39,7 @@ class View:
         return self._readers[value]
 
     def public(self, value: Value) -> str:
+        """Why the content of `value` must stay as it is; "" where it need not."""
         return self._public.get(value, value.public)
 
     def remove(self, chain: Chain, renames: bool) -> None:

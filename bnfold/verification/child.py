@@ -171,6 +171,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Answer the one request on stdin."""
     with contextlib.suppress(ImportError):  # it is told when it is asked for
         import onnxruntime  # noqa: F401  # loaded while the caller is still folding
 

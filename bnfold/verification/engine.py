@@ -60,6 +60,7 @@ class OnnxRuntime:
         self.shapes = {o.name: o.shape for o in self._session.get_outputs()}
 
     def run(self, names: Sequence[str], feeds: Feeds) -> list[Any]:
+        """The outputs of the names, for one set of inputs."""
         return list(self._session.run(list(names), dict(feeds)))
 
 
@@ -86,6 +87,7 @@ class Reference:
         self._defaults = {t.name: onnx.numpy_helper.to_array(t) for t in given}
 
     def run(self, names: Sequence[str], feeds: Feeds) -> list[Any]:
+        """The outputs of the names, for one set of inputs."""
         with np.errstate(all="ignore"):
             return list(self._evaluator.run(list(names), {**self._defaults, **feeds}))
 

@@ -141,6 +141,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """Whether the difference is rounding."""
         return self.error <= self.limit
 
 

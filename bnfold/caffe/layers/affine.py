@@ -61,6 +61,7 @@ def _fills(b: Builder, name: str, value: float) -> bool:
 
 
 def bias(b: Builder) -> list[Value]:
+    """x + β; with two bottoms β is the second one."""
     p = b.param.bias_param
     if len(b.bottoms) == 2:
         b.want_blobs(0)

@@ -71,6 +71,7 @@ class Builder:
 
     @property
     def param(self) -> pb.LayerParameter:
+        """The layer's parameters; which of their messages the description reads is remembered for `check_read`."""
         return cast(pb.LayerParameter, self._reading)
 
     def check_read(self) -> None:
@@ -84,6 +85,7 @@ class Builder:
         return self.bottoms[0]
 
     def fail(self, what: str, hint: str = "") -> InputError:
+        """An InputError at the layer."""
         return InputError(what, where=self.layer.where, hint=hint)
 
     def hold(self, code: str, sentence: str) -> None:
@@ -103,6 +105,7 @@ class Builder:
             node.fixed = node.fixed or node.op in AFFINE
 
     def notice(self, code: str, sentence: str, hint: str = "", *, strict: bool = False) -> None:
+        """Tell the user something of the layer; `strict`: where the user is strict it is a fault."""
         self.notices.append(Notice(code, sentence, self.layer.where, hint, strict))
 
     # ------------------------------------------------------------------------------------------------------- nodes
@@ -152,6 +155,7 @@ class Builder:
         return Value(name, array.shape, array.dtype, tensor=tensor)
 
     def fill(self, shape: tuple[int, ...], value: float) -> Value:
+        """A float32 constant of `shape` that is `value` everywhere."""
         return self.constant(np.full(shape, value, FLOAT))
 
     # -------------------------------------------------------------------------------------------------- parameters
@@ -163,6 +167,7 @@ class Builder:
                 raise self.fail(f"{name} must be positive and is {value}")
 
     def finite(self, **fields: float) -> None:
+        """Raises InputError where a field of the prototxt is infinite or NaN."""
         for name, value in fields.items():
             if not math.isfinite(value):
                 raise self.fail(f"{name} is {value}")
@@ -243,6 +248,7 @@ class Builder:
         return value.shape
 
     def extent(self, value: Value, axis: int) -> int:
+        """The extent of a value along `axis`. Raises InputError without that axis, Unknown where the extent is open."""
         shape = self.dims(value)
         if axis >= len(shape):
             raise self.fail(f"type {self.layer.type} needs axis {axis} and blob {value.name} has shape {shape}")

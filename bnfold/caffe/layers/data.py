@@ -9,6 +9,7 @@ from .builder import Builder, Unknown
 
 
 def inputs(b: Builder) -> list[Value]:
+    """Inputs of the net, whose shapes the layer may give: one for all, or one for each."""
     shapes = b.param.input_param.shape
     if len(shapes) not in (0, 1, len(b.layer.tops)):
         raise b.fail(f"the layer has {len(b.layer.tops)} tops and {len(shapes)} shapes")
@@ -77,5 +78,6 @@ def dummy_data(b: Builder) -> list[Value]:
 
 
 def parameter(b: Builder) -> list[Value]:
+    """The layer's one blob."""
     b.want_blobs(1)
     return [b.node("Identity", b.blob(0, tuple(b.param.parameter_param.shape.dim)))]

@@ -26,11 +26,13 @@ def operator(op: str) -> Callable[[Builder], list[Value]]:
 
 
 def relu(b: Builder) -> list[Value]:
+    """max(x, 0) + slope·min(x, 0), and at most 6 with `relu6`."""
     p = b.param.relu_param
     return [_rectified(b, p.negative_slope, 6.0 if p.relu6 else math.inf)]
 
 
 def relu6(b: Builder) -> list[Value]:
+    """min(max(x, 0) + slope·min(x, 0), 6)."""
     return [_rectified(b, b.param.relu6_param.negative_slope, 6.0)]
 
 
@@ -43,6 +45,7 @@ def _rectified(b: Builder, slope: float, most: float) -> Value:
 
 
 def prelu(b: Builder) -> list[Value]:
+    """max(x, 0) + γ·min(x, 0), γ for each channel or one for all."""
     b.want_blobs(1)
     if b.param.prelu_param.channel_shared:
         return [b.node("PRelu", b.x, b.blob(0, (), (1,)))]
@@ -60,14 +63,17 @@ def dropout(b: Builder) -> list[Value]:
 
 
 def elu(b: Builder) -> list[Value]:
+    """x where x > 0, else α·(eˣ − 1)."""
     return [b.node("Elu", b.x, alpha=b.param.elu_param.alpha)]
 
 
 def swish(b: Builder) -> list[Value]:
+    """x·σ(β·x)."""
     return [b.node("Mul", b.x, b.node("Sigmoid", times(b, b.x, b.param.swish_param.beta)))]
 
 
 def clip(b: Builder) -> list[Value]:
+    """min(max(x, min), max)."""
     p = b.param.clip_param
     if not (p.HasField("min") and p.HasField("max")):
         raise b.fail("a Clip needs `min` and `max`")
@@ -75,10 +81,12 @@ def clip(b: Builder) -> list[Value]:
 
 
 def threshold(b: Builder) -> list[Value]:
+    """1 where x > threshold, else 0."""
     return [b.node("Cast", b.node("Greater", b.x, b.param.threshold_param.threshold), to=TO_FLOAT)]
 
 
 def times(b: Builder, x: Value, factor: float) -> Value:
+    """factor·x, which is x where the factor is 1."""
     return x if factor == 1 else b.node("Mul", x, factor)
 
 
@@ -124,6 +132,7 @@ def power(b: Builder) -> list[Value]:
 
 
 def eltwise(b: Builder) -> list[Value]:
+    """Σ coeff·x, Π x or max x over all bottoms, element by element."""
     p = b.param.eltwise_param
     b.same_shapes()
     if p.coeff and (len(p.coeff) != len(b.bottoms) or p.operation == PROD):

@@ -27,6 +27,7 @@ class Window(NamedTuple):
     dilation: list[int]
 
     def attributes(self) -> dict[str, list[int]]:
+        """As the attributes of an ONNX operator."""
         pads = self.begin + self.end
         return {"kernel_shape": self.kernel, "strides": self.stride, "pads": pads, "dilations": self.dilation}
 
@@ -86,10 +87,12 @@ def sides(p: Any, pad: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def convolution(b: Builder) -> list[Value]:
+    """W ∗ x + b in groups: each bottom makes a top."""
     return _convolve(b, b.param.convolution_param.group, transposed=False)
 
 
 def deconvolution(b: Builder) -> list[Value]:
+    """The transpose of a convolution's product, plus b: each bottom makes a top."""
     return _convolve(b, b.param.convolution_param.group, transposed=True)
 
 
@@ -159,6 +162,7 @@ def _check_extents(b: Builder, x: Value, axis: int, taps: Window, transposed: bo
 
 
 def inner_product(b: Builder) -> list[Value]:
+    """W·x + b over all axes from `axis` on, taken as one."""
     p = b.param.inner_product_param
     b.want_blobs(1 + p.bias_term)
     b.positive(num_output=p.num_output)
@@ -202,6 +206,7 @@ def _unit_rows(b: Builder, shape: tuple[int, int]) -> Value:
 
 
 def embed(b: Builder) -> list[Value]:
+    """The row of the weights that x says, plus b."""
     p = b.param.embed_param
     b.want_blobs(1 + p.bias_term)
     b.positive(input_dim=p.input_dim, num_output=p.num_output)

@@ -12,6 +12,7 @@ WITHIN_CHANNEL = pb.LRNParameter.NormRegion.Value("WITHIN_CHANNEL")
 
 
 def lrn(b: Builder) -> list[Value]:
+    """x/(k + α/n·Σ x²)^β, the sum over n channels around each, or over a window in each."""
     p = b.param.lrn_param
     b.rank4(b.x)
     if p.local_size % 2 == 0:

@@ -23,6 +23,7 @@ class Reading:
         return getattr(self._param, name)
 
     def HasField(self, name: str) -> bool:  # noqa: N802  as protobuf has it
+        """Whether the file gives the field."""
         self._asked.add(name)
         return bool(self._param.HasField(name))
 

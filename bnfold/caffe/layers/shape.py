@@ -15,14 +15,17 @@ REDUCTIONS = {"SUM": "ReduceSum", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare"
 
 
 def split(b: Builder) -> list[Value]:
+    """Each top shows the bottom."""
     return [b.node("Identity", b.x) for _ in b.layer.tops]
 
 
 def silence(_b: Builder) -> list[Value]:
+    """No tops: its bottoms are not to be printed."""
     return []
 
 
 def concat(b: Builder) -> list[Value]:
+    """The bottoms one behind the other along an axis."""
     p = b.param.concat_param
     axis = p.concat_dim if p.HasField("concat_dim") else p.axis
     first = next((x.shape for x in b.bottoms if x.shape is not None), None)
@@ -48,6 +51,7 @@ def is_alone(layer: Layer) -> bool:
 
 
 def slice_(b: Builder) -> list[Value]:
+    """The pieces of the bottom along an axis, cut at the slice points or into equal parts."""
     p = b.param.slice_param
     axis = b.axis(b.x, p.slice_dim if p.HasField("slice_dim") else p.axis)
     extent, count = b.extent(b.x, axis), len(b.layer.tops)
@@ -64,6 +68,7 @@ def slice_(b: Builder) -> list[Value]:
 
 
 def flatten(b: Builder) -> list[Value]:
+    """The axes from `axis` to `end_axis` as one."""
     p = b.param.flatten_param
     if b.x.shape is None and (p.axis, p.end_axis) == (1, -1):
         return [b.node("Flatten", b.x, axis=1)]
@@ -75,6 +80,7 @@ def flatten(b: Builder) -> list[Value]:
 
 
 def reshape(b: Builder) -> list[Value]:
+    """The same elements in another shape: 0 copies an extent, −1 is what is left."""
     p = b.param.reshape_param
     shape = b.dims(b.x)
     rank = len(shape)
@@ -115,6 +121,7 @@ def _reshaped(b: Builder, shape: Shape) -> Value:
 
 
 def crop(b: Builder) -> list[Value]:
+    """The part of the first bottom that has the extents of the second from `axis` on, at an offset."""
     p = b.param.crop_param
     x, like = b.bottoms
     axis = b.axis(x, p.axis)
@@ -129,6 +136,7 @@ def crop(b: Builder) -> list[Value]:
 
 
 def tile(b: Builder) -> list[Value]:
+    """The bottom repeated along an axis."""
     p = b.param.tile_param
     axis = b.axis(b.x, p.axis)
     b.positive(tiles=p.tiles)
@@ -145,11 +153,13 @@ def permute(b: Builder) -> list[Value]:
 
 
 def shares_permuted(layer: Layer) -> bool:
+    """Whether the order is the one there is, so that the top shows the bottom's memory."""
     order = list(layer.param.permute_param.order)
     return order == sorted(order) and order == list(range(len(order)))
 
 
 def shuffle_channel(b: Builder) -> list[Value]:
+    """Channels in g groups of n, read as n groups of g."""
     groups = b.param.shuffle_channel_param.group
     b.positive(group=groups)
     n, _, *space = b.rank4(b.x)
@@ -176,11 +186,13 @@ def reorg(b: Builder) -> list[Value]:
 
 
 def reverse(b: Builder) -> list[Value]:
+    """The elements along an axis from the last to the first."""
     axis = b.axis(b.x, b.param.reverse_param.axis)
     return [b.node("Slice", b.x, [-1], [-(2**31)], [axis], [-1])]
 
 
 def batch_reindex(b: Builder) -> list[Value]:
+    """The items of the batch that the second bottom says."""
     return [b.node("Gather", b.x, index_of(b, b.bottoms[1]), axis=0)]
 
 
@@ -201,11 +213,13 @@ def _may_be(a: int | None, b: int | None) -> bool:
 
 
 def softmax(b: Builder) -> list[Value]:
+    """eˣ/Σ eˣ along an axis."""
     axis = b.param.softmax_param.axis
     return [b.node("Softmax", b.x, axis=axis if b.x.shape is None else b.axis(b.x, axis))]
 
 
 def reduction(b: Builder) -> list[Value]:
+    """coeff·Σ x, Σ |x|, Σ x² or the mean over all axes from `axis` on."""
     p = b.param.reduction_param
     axis = b.axis(b.x, p.axis)
     op = REDUCTIONS[pb.ReductionParameter.ReductionOp.Name(p.operation)]

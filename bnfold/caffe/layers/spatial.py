@@ -35,10 +35,12 @@ class Pool:
 
     @property
     def padded(self) -> bool:
+        """Whether there is padding on any side."""
         return any((*self.begin, *self.end))
 
 
 def pooling(b: Builder) -> list[Value]:
+    """The maximum or the average of each window, or of each channel; with two tops where the maximum stands."""
     p = b.param.pooling_param
     if b.x.shape is not None:
         b.rank4(b.x)
@@ -265,6 +267,7 @@ def _unpooled(b: Builder, p: pb.UpsampleParameter) -> Value:
 
 
 def roi_pooling(b: Builder) -> list[Value]:
+    """The maximum over each bin of each region of interest."""
     p = b.param.roi_pooling_param
     b.positive(pooled_h=p.pooled_h, pooled_w=p.pooled_w)
     rois = b.bottoms[1]

@@ -26,6 +26,8 @@ MANY = 1 << 20
 
 
 class Role(Enum):
+    """What a layer is to the net."""
+
     PLAIN = "computes its tops from its bottoms"
     SOURCE = "is an input of the net"
     CUT = "belongs to training: the net ends at its bottoms"

@@ -52,6 +52,7 @@ class Source:
             raise self.fail(start, "the string holds an escape that means nothing") from None
 
     def fail(self, offset: int, what: str, hint: str = "") -> InputError:
+        """The error `what` at an offset."""
         return InputError(what, where=self.where(offset), hint=hint)
 
 
@@ -98,6 +99,7 @@ class Entry:
         return self.fail(f"`{self.name}` should be {what} and is {found}")
 
     def message(self) -> Message:
+        """The block. Raises InputError where the value is another thing, as do the other readers."""
         if self.block is None:
             raise self._expected("a block `{ ... }`")
         return self.block
@@ -112,11 +114,13 @@ class Entry:
         return self.source.unquote(self.value, self.end)
 
     def word(self) -> str:
+        """The bare word."""
         if self.kind is not Kind.WORD:
             raise self._expected("a bare word")
         return self.text
 
     def integer(self) -> int:
+        """The number in any of C's bases."""
         match = _INTEGER.match(self.text) if self.kind is Kind.NUMBER else None
         if match is None:
             raise self._expected("a whole number")
@@ -127,6 +131,7 @@ class Entry:
         return -int(digits, base) if sign else int(digits, base)
 
     def real(self) -> float:
+        """The number; `1f`, `inf` and `nan` are ones."""
         text = self.text if self.kind in (Kind.NUMBER, Kind.WORD) else ""
         digits = "".join(text.lower().split())
         if not digits.endswith("inf"):
@@ -137,6 +142,7 @@ class Entry:
             raise self._expected("a number") from None
 
     def boolean(self) -> bool:
+        """true or false in any spelling that protobuf takes."""
         if self.text in ("true", "True", "t", "1"):
             return True
         if self.text in ("false", "False", "f", "0"):
@@ -155,18 +161,23 @@ class Message:
     entries: list[Entry] = field(default_factory=list)
 
     def all(self, name: str) -> list[Entry]:
+        """Its entries of one name."""
         return [entry for entry in self.entries if entry.name == name]
 
     def first(self, name: str) -> Entry | None:
+        """Its first entry of a name."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
     def messages(self, name: str) -> list[Message]:
+        """Its blocks of one name."""
         return [entry.message() for entry in self.all(name)]
 
     def strings(self, name: str) -> list[str]:
+        """The strings of its entries of one name."""
         return [entry.string() for entry in self.all(name)]
 
     def string(self, name: str, default: str = "") -> str:
+        """The string of its first entry of a name."""
         entry = self.first(name)
         return default if entry is None else entry.string()
 

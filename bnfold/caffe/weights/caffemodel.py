@@ -69,6 +69,7 @@ class StoredLayer:
 
     @property
     def where(self) -> str:
+        """File and layer, for errors."""
         return f"{self.model.path}, layer {self.name or self.index}"
 
     @property
@@ -85,6 +86,7 @@ class StoredLayer:
         return self._blobs
 
     def fields(self) -> Iterator[Field]:
+        """Where each field of the layer lies. Raises InputError where the bytes are no message."""
         try:
             yield from protobuf.fields(self.model.data, self.body, self.end)
         except WireError as error:
