@@ -1,1 +1,1 @@
-"""The graph that the documents lower to, its names, and its shapes."""
+"""The one view of a network: a graph of ONNX's operators, their shapes, and names for what is new."""

@@ -1,1 +1,1 @@
-"""The planner: which affine goes where."""
+"""Which affine goes where, and why what stays does: the plan of one graph, made without touching the model."""

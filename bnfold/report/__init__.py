@@ -1,1 +1,1 @@
-"""A result for people and for programs."""
+"""What a result says, for people and for programs."""

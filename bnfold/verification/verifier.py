@@ -1,11 +1,6 @@
-"""Proof that the folded net computes what the original does: both run in onnxruntime, in a process of their own.
+"""The verifier: hands both nets to a process of its own, and reads what that found.
 
-probes.py    which values inside the net can be compared
-child.py   the process that runs both nets; the modules below are used there only
-engine.py  onnxruntime, else onnx's reference evaluator
-inputs.py  random inputs that the net accepts
-judge.py   rounding, or a fault?
-inspect.py what is to be known of a model's structure before it runs
+A crash of the runtime, or its greed for memory, then ends that process and not the caller's.
 """
 
 from __future__ import annotations
