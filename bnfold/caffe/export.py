@@ -68,23 +68,27 @@ def _made(
     version = DEFAULT_OPSET if opset is None else opset
     lowered = lower(net, opset=version, inputs=inputs, dynamic_batch=dynamic_batch, bn_order=bn_blobs)
     _check_exportable(net, lowered, dynamic_batch)
-    metadata = {"bnfold.source.prototxt": f"{printable(prototxt.name)} sha256:{_digest(prototxt)}"}
-    if caffemodel is not None:
-        metadata["bnfold.source.caffemodel"] = f"{printable(caffemodel.name)} sha256:{_digest(caffemodel)}"
-    header = Header(
-        version,
-        ir_version or max(v for o, v in _IR_VERSIONS.items() if o <= version),
-        producer="bnfold",
-        producer_version=__version__,
-        metadata=metadata,
-        batch="batch" if dynamic_batch else "",
-    )
+    header = _header(version, ir_version, [path for path in (prototxt, caffemodel) if path is not None], dynamic_batch)
     rope = write(lowered.graph, header)
     if rope.size > LIMIT:
         raise InputError(
             f"the model has {rope.size} bytes, and an ONNX file ends at {LIMIT}", where=str(caffemodel or prototxt)
         )
     return rope, (lowered.sources, [*lowered.notices, *notices(net)])
+
+
+def _header(opset: int, ir_version: int | None, sources: Sequence[Path], dynamic_batch: bool) -> Header:
+    """What the model says of itself: its versions, and of which files it was made."""
+    pairs = zip(("prototxt", "caffemodel"), sources, strict=False)
+    metadata = {f"bnfold.source.{kind}": f"{printable(path.name)} sha256:{_digest(path)}" for kind, path in pairs}
+    return Header(
+        opset,
+        ir_version or max(v for o, v in _IR_VERSIONS.items() if o <= opset),
+        producer="bnfold",
+        producer_version=__version__,
+        metadata=metadata,
+        batch="batch" if dynamic_batch else "",
+    )
 
 
 def _digest(path: Path) -> str:
