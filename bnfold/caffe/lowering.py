@@ -1,9 +1,9 @@
 """A Caffe net as ONNX operators over single assignment values: what the planner, the verifier and the export read.
 
-Each layer is described by its row in layers.py. Here in-place chains are taken apart, memory that Caffe shares between
+Each layer is described by its row in `layers`. Here in-place chains are taken apart, memory that Caffe shares between
 blobs is watched, and names are given: the last version of a blob keeps its name, an input always keeps it.
 A layer that no row describes, that needs a shape which is not known, or that reads memory which another layer has
-overwritten (see memory.py) becomes a node `caffe.TYPE` of unknown result.
+overwritten (see `memory`) becomes a node `caffe.TYPE` of unknown result.
 """
 
 from __future__ import annotations

@@ -170,9 +170,9 @@ def register(
 ) -> None:
     """Teach bnfold a layer type of your own, or describe one anew.
 
-    `describe` gets a `bnfold.caffe.builder.Builder`, appends ONNX nodes with its `node`, and returns one value for each
-    top. Parameters are in `builder.param` where bnfold knows their message, else as text in `builder.layer.block`; all
-    of them are for `describe` to read:
+    `describe` gets a `bnfold.caffe.layers.builder.Builder`, appends ONNX nodes with its `node`, and returns one value
+    for each top. Parameters are in `builder.param` where bnfold knows their message, else as text in
+    `builder.layer.block`; all of them are for `describe` to read:
 
         def mish(b):
             return [b.node("Mul", b.x, b.node("Tanh", b.node("Softplus", b.x)))]
