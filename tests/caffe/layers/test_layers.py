@@ -1,8 +1,7 @@
-"""Layer types against their formulas in NumPy, and what lowering refuses or leaves opaque."""
+"""How layers are lowered: names, memory, what is refused or left opaque, where a net is cut. Formulas: test_rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,158 +41,11 @@ def lowered(folder: Path, text: str, weights: dict[str, list[Array]] | None = No
     return lower(load(*save(folder, text, weights or {"none": [np.zeros(1)]})), **how)
 
 
-def sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
-
-
-ELEMENTWISE: list[tuple[str, str, Callable[[Array], Array]]] = [
-    ("AbsVal", "", np.abs),
-    ("BNLL", "", lambda x: np.log1p(np.exp(x))),
-    ("Clip", "clip_param { min: -0.5 max: 1 }", lambda x: x.clip(-0.5, 1)),
-    ("Dropout", "dropout_param { dropout_ratio: 0.9 }", lambda x: x),
-    ("ELU", "elu_param { alpha: 0.5 }", lambda x: np.where(x > 0, x, 0.5 * np.expm1(x))),
-    ("Exp", "exp_param { base: 2 scale: 3 shift: 0.5 }", lambda x: 2 ** (3 * x + 0.5)),
-    ("Exp", "exp_param { base: 1 }", np.ones_like),
-    ("Log", "log_param { base: 10 scale: 0.1 shift: 5 }", lambda x: np.log10(0.1 * x + 5)),
-    ("Power", "power_param { power: 3 scale: 2 shift: 1 }", lambda x: (2 * x + 1) ** 3),
-    ("Power", "power_param { scale: -2 shift: 1 }", lambda x: 1 - 2 * x),
-    ("Power", "power_param { power: 0 }", np.ones_like),
-    ("Power", "power_param { power: 2 scale: 0 shift: 3 }", lambda x: np.full_like(x, 9)),
-    ("ReLU", "", lambda x: x.clip(0)),
-    ("ReLU", "relu_param { negative_slope: -0.5 }", lambda x: np.where(x > 0, x, -0.5 * x)),
-    ("ReLU6", "", lambda x: x.clip(0, 6)),
-    ("ReLU6", "relu6_param { negative_slope: 0.1 }", lambda x: np.minimum(np.where(x > 0, x, 0.1 * x), 6)),
-    ("Sigmoid", "", sigmoid),
-    ("Swish", "swish_param { beta: 2 }", lambda x: x * sigmoid(2 * x)),
-    ("TanH", "", np.tanh),
-    ("Threshold", "threshold_param { threshold: 0.3 }", lambda x: (x > 0.3).astype(np.float32)),
-]
-
-
-@pytest.mark.parametrize(("kind", "param", "formula"), ELEMENTWISE, ids=[f"{k} {p}" for k, p, _ in ELEMENTWISE])
-def test_elementwise(kind: str, param: str, formula: Callable[[Array], Array], tmp_path: Path) -> None:
-    x = 4 * noise("x", 2, 3, 4, 5)
-    close(compute(tmp_path, net(layer(kind, param), x=x.shape), {"x": x}), formula(x), 1e-5)
-
-
-def test_layers_of_forks_that_move_elements(tmp_path: Path) -> None:
-    x = noise("x", 2, 8, 4, 6)
-
-    def of(kind: str, param: str) -> Array:
-        return compute(tmp_path, net(layer(kind, param), x=x.shape), {"x": x})
-
-    close(of("Permute", "permute_param { order: 0 order: 2 }"), x.transpose(0, 2, 1, 3))
-    shuffled = x.reshape(2, 4, 2, 4, 6).swapaxes(1, 2).reshape(x.shape)
-    close(of("ShuffleChannel", "shuffle_channel_param { group: 4 }"), shuffled)
-    close(of("Reverse", "reverse_param { axis: 1 }"), x[:, ::-1])
-    close(of("Upsample", "upsample_param { scale: 2 }"), x.repeat(2, axis=2).repeat(2, axis=3))
-    close(of("Upsample", "upsample_param { stride: 2 scale: 0.5 }"), 0.5 * x.repeat(2, axis=2).repeat(2, axis=3))
-    close(of("Reorg", "reorg_param { stride: 2 }"), darknet_reorg(x, 2))
-
-
-def darknet_reorg(x: Array, s: int) -> Array:
-    """Element by element, as Darknet writes it."""
-    n, c, h, w = x.shape
-    source, result = x.reshape(n, -1), np.empty((n, c * h * w), np.float32)
-    for k in range(c):
-        for j in range(h):
-            for i in range(w):
-                c2, offset = k % (c // s**2), k // (c // s**2)
-                w2, h2 = i * s + offset % s, j * s + offset // s
-                result[:, i + w * (j + h * k)] = source[:, w2 + w * s * (h2 + h * s * c2)]
-    return result.reshape(n, c * s * s, h // s, w // s)
-
-
-def test_interp_puts_corner_on_corner(tmp_path: Path) -> None:
-    x = noise("x", 1, 2, 5, 4)
-
-    def resampled(image: Array, rows: int, columns: int) -> Array:
-        y, z = np.linspace(0, image.shape[2] - 1, rows), np.linspace(0, image.shape[3] - 1, columns)
-        across = np.apply_along_axis(lambda line: np.interp(z, np.arange(len(line)), line), 3, image)
-        return np.apply_along_axis(lambda line: np.interp(y, np.arange(len(line)), line), 2, across)
-
-    def of(param: str) -> Array:
-        return compute(tmp_path, net(layer("Interp", f"interp_param {{ {param} }}"), x=x.shape), {"x": x})
-
-    close(of("height: 9 width: 7"), resampled(x, 9, 7))
-    close(of("zoom_factor: 3"), resampled(x, 13, 10))
-    close(of("shrink_factor: 2"), resampled(x, 3, 2))
-    close(of("pad_beg: -1 pad_end: -1 zoom_factor: 2"), resampled(x[:, :, 1:-1, 1:-1], 5, 3))
-
-
-def test_upsample_by_the_mask_of_a_pooling_undoes_it(tmp_path: Path) -> None:
-    x = noise("x", 2, 3, 4, 6)
-    text = net(
-        layer("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", "x", "p mask", "pool"),
-        layer("Upsample", "upsample_param { scale: 2 }", "p mask"),
-        x=x.shape,
-    )
-    blocks = x.reshape(2, 3, 2, 2, 3, 2)
-    largest = blocks.max(axis=(3, 5), keepdims=True)
-    close(compute(tmp_path, text, {"x": x}), np.where(blocks == largest, blocks, 0).reshape(x.shape))
-
-
-def test_normalize_axpy_and_prelu(tmp_path: Path) -> None:
-    x, other, a = noise("x", 2, 3, 4, 5), noise("z", 2, 3, 4, 5), noise("a", 2, 3, 1, 1)
-    gamma = np.array([1, -2, 3], np.float32)
-    column = gamma.reshape(3, 1, 1)
-    text = net(layer("Normalize", "norm_param { across_spatial: false channel_shared: false }"), x=x.shape)
-    close(compute(tmp_path, text, {"x": x}, gamma), column * x / np.sqrt((x * x).sum(1, keepdims=True) + 1e-10))
-    text = net(layer("Normalize"), x=x.shape)
-    shared = compute(tmp_path, text, {"x": x}, np.array(2, np.float32))
-    close(shared, 2 * x / np.sqrt((x * x).sum((1, 2, 3), keepdims=True) + 1e-10))
-    text = net(layer("Axpy", "", "a x z"), a=a.shape, x=x.shape, z=other.shape)
-    close(compute(tmp_path, text, {"x": x, "z": other, "a": a}), a * x + other)
-    close(compute(tmp_path, net(layer("PReLU"), x=x.shape), {"x": x}, gamma), np.where(x > 0, x, column * x))
-
-
-@pytest.mark.parametrize("kind", ["ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDepthWise"])
-def test_depthwise_types_have_a_group_for_each_channel(kind: str, tmp_path: Path) -> None:
-    x, weight = noise("x", 1, 4, 5, 5), noise("w", 4, 1, 3, 3)
-    text = net(layer(kind, "convolution_param { num_output: 4 kernel_size: 3 bias_term: false }"), x=x.shape)
-    taps = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
-    close(compute(tmp_path, text, {"x": x}, weight), (taps * weight[:, 0][None, :, None, None]).sum((-1, -2)))
-
-
-def test_roi_pooling_takes_the_maximum_of_each_bin(tmp_path: Path) -> None:
-    x = noise("x", 1, 2, 6, 6)
-    rois = np.array([[0, 0, 0, 3, 3], [0, 2, 2, 5, 5]], np.float32)
-    text = net(layer("ROIPooling", "roi_pooling_param { pooled_h: 2 pooled_w: 2 }", "x r"), x=x.shape, r=rois.shape)
-    bins = [x[0, :, r:, c:][:, :4, :4].reshape(2, 2, 2, 2, 2).max((2, 4)) for r, c in ((0, 0), (2, 2))]
-    close(compute(tmp_path, text, {"x": x, "r": rois}), np.stack(bins))
-
-
 def test_equal_maxima_rank_from_the_end(tmp_path: Path) -> None:
     x = np.array([[1, 3, 3, 0], [2, 2, 2, 2]], np.float32)
     text = net(layer("ArgMax", "argmax_param { top_k: 2 out_max_val: true }"), x=x.shape)
     expected = np.array([[[2, 1], [3, 3]], [[3, 2], [2, 2]]], np.float32)
     close(compute(tmp_path, text, {"x": x}), expected)
-
-
-# ------------------------------------------------------------------------------------------------------- recurrence
-
-
-@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
-def test_recurrence_starts_anew_where_the_flag_is_0(kind: str, tmp_path: Path) -> None:
-    steps, batch, features, size = 5, 2, 3, 4
-    gates = 4 if kind == "LSTM" else 1
-    x = noise("x", steps, batch, features)
-    flags = np.array([[0, 0], [1, 1], [1, 0], [0, 1], [1, 1]], np.float32)
-    blobs = [noise("wx", gates * size, features), noise("b", gates * size), noise("wh", gates * size, size)]
-    blobs += [noise("wo", size, size), noise("bo", size)] if kind == "RNN" else []
-    text = net(layer(kind, f"recurrent_param {{ num_output: {size} }}", "x c"), x=x.shape, c=flags.shape)
-    h, c, expected = np.zeros((batch, size)), np.zeros((batch, size)), []
-    for t in range(steps):
-        z = x[t] @ blobs[0].T + blobs[1] + (flags[t][:, None] * h) @ blobs[2].T
-        if kind == "LSTM":
-            i, f, o, g = np.split(z, 4, axis=1)
-            c = flags[t][:, None] * sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-            h = sigmoid(o) * np.tanh(c)
-            expected.append(h)
-        else:
-            h = np.tanh(z)
-            expected.append(np.tanh(h @ blobs[3].T + blobs[4]))
-    close(compute(tmp_path, text, {"x": x, "c": flags}, *blobs), np.stack(expected), 1e-5)
 
 
 # --------------------------------------------------------------------------------------- names, memory, opaque layers
