@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from random import Random
 
 import numpy as np
+import pytest
 
 from bnfold.planner.passes import _find_chains
 from bnfold.planner.records import Chain, Plan
@@ -65,7 +66,9 @@ def test_trial_finds_what_can_go() -> None:
     checked = 0
     for seed, net, chains in small_nets():
         decisions = judge(net).decisions
-        if checked < 60 and all(d.into and not d.leftover and not d.merged and d.way != "same" for d in decisions):
+        if all(d.into and not d.leftover and not d.merged and d.way != "same" for d in decisions):
             assert Brute(net, chains).most() == len(chains), seed
             checked += 1
-    assert checked == 60
+        if checked == 60:
+            return
+    pytest.fail(f"only {checked} of the nets are of this kind")
