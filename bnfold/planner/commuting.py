@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir.graph import Node, content_readers
+from ..ir.shapes.windows import hollow, padded
 from . import moves, transfer
 from .affine import Float64
 from .refusal import refuse
 from .transfer import Down, Up, mixing
-from .windows import hollow, padded
 
 Condition = Callable[[Node, Float64], None]
 """Raises Refused unless the operator lets this array of multipliers or shifts pass."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..ir.graph import Node, Tensor, Value
+from ..ir.shapes.windows import even, padded
 from .affine import Affine, Float64, Layout, batch_norm
 from .quantised import dequantised, dequantiser
 from .records import Refusal
 from .refusal import Refused, consistent, numbers, refuse, shape_of
-from .windows import check_lengths, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +88,11 @@ def _conv(node: Node) -> Linear:
 
 def _conv_transpose(node: Node) -> Linear:
     weight, edge = _weights(node, 1), None
-    if not _even(node, weight.shape[2:]):
+    if not even(node):
         what = f"{node.label} adds up a different number of elements at its border"
         edge = Refusal("padding", what, node.name)
     layout = Layout("deconv", int(node.attribute("group", 1)))
     return Linear(weight, _constant_bias(node, 2), layout, 1, 1, edge=edge)
-
-
-def _even(node: Node, kernel: tuple[int, ...]) -> bool:
-    """Whether every output of a transposed convolution adds up all taps: stride 1, and a border that is cut off."""
-    rank = len(kernel)
-    check_lengths(node, rank)
-    strides = node.attribute("strides", None) or [1] * rank
-    dilations = node.attribute("dilations", None) or [1] * rank
-    pads = node.attribute("pads", None) or [0] * 2 * rank
-    reach = [dilation * (k - 1) for dilation, k in zip(dilations, kernel, strict=True)]
-    explicit = node.attribute("auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in node.attributes
-    cut = all(pad >= border for pad, border in zip(pads, reach * 2, strict=True))
-    return explicit and cut and all(s == 1 for s in strides) and not any(node.attribute("output_padding", ()))
 
 
 def _gemm(node: Node) -> Linear:

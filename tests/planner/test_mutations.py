@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bnfold.ir import graph
+from bnfold.ir.shapes import windows
 from bnfold.planner import (
     affine,
     commuting,
@@ -21,7 +22,6 @@ from bnfold.planner import (
     propagate,
     transfer,
     view,
-    windows,
 )
 from bnfold.planner.affine import Absorbed, Affine
 from bnfold.planner.commuting import COMMUTING
@@ -252,7 +252,7 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "b left instead of b/a": swap(passes, "_parts", undivided),
     "mask of Dropout taken for its data": rule("Dropout", pieces=True),
     "slices as Python counts them": swap(moves, "slice_indices", lambda right: python_indices),
-    "no kernel_shape, no padding": swap(windows, "axes", without_kernel),
+    "no kernel_shape, no padding": swap(windows, "windows", without_kernel),
     "content taken for a shape": lambda patch: patch.setitem(graph.BLIND, "Sigmoid", frozenset({0})),
     "type taken for content nowhere": lambda patch: patch.setitem(graph.BLIND, "CastLike", frozenset({0, 1})),
     "twin that begins first": swap(passes, "_twins", by_heads),

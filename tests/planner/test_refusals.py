@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bnfold.ir.graph import Value
+from bnfold.ir.shapes.table import infer
 from bnfold.planner.records import Plan, Refusal, Style
 
 from .directed import DIRECTED, waves
@@ -222,8 +223,9 @@ def test_a_layer_of_which_one_half_is_no_affine_stays_whole() -> None:
 def test_attributes_that_make_no_sense_are_refused(op: str, given: dict[str, list[int]]) -> None:
     net = Net()
     x = net.op("Conv", net.input(1, 2, 3, 3), np.ones((2, 2, 1, 1)))
-    x = net.graph.add_node(op, [x], [Value("y", x.shape)], given, origin=op, name=op, version=13).outputs[0]
-    net.output(net.bn(x, ramp(2), ramp(2)))
+    node = net.graph.add_node(op, [x], [Value("y", x.shape)], given, origin=op, name=op, version=13)
+    infer(node)
+    net.output(net.bn(node.outputs[0], ramp(2), ramp(2)))
     assert "shape" in [reason.code for reason in only(net).reasons]
 
 

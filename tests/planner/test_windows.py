@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bnfold.planner.windows import hollow, padded
+from bnfold.ir.shapes.windows import hollow, padded
 
 from .nets import Impossible, Net
 from .windows import pooled

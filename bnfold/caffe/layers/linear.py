@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...ir.graph import Array, Value
 from ...ir.shapes.check import product
+from ...ir.shapes.windows import Axis, window_attributes
 from .builder import INT64, Builder, Unknown
 
-MOST_TAPS = 4096
-MOST_UNIT_ERROR = 0.5
+_MOST_TAPS = 4096
+_MOST_UNIT_ERROR = 0.5
 """Of a squared length: below it, 1e-6 more changes a quotient by more than 1e-6."""
 
 
-class Window(NamedTuple):
-    """A sliding window along each spatial axis."""
-
-    kernel: list[int]
-    stride: list[int]
-    begin: list[int]
-    end: list[int]
-    dilation: list[int]
-
-    def attributes(self) -> dict[str, list[int]]:
-        """As the attributes of an ONNX operator."""
-        pads = self.begin + self.end
-        return {"kernel_shape": self.kernel, "strides": self.stride, "pads": pads, "dilations": self.dilation}
-
-
-def _window(b: Builder, rank: int) -> Window:
+def _window(b: Builder, rank: int) -> list[Axis]:
     """The window of convolution_param over `rank` spatial axes: one value for all, one for each, or _h and _w.
 
     Synopsys pads each side on its own; what is dilation in BVLC is `hole` in DeepLab v1, `filter_stride` in RPN_BF.
@@ -59,16 +45,12 @@ def _window(b: Builder, rank: int) -> Window:
     dilation = [getattr(p, name) for name in names] or p.dilation
     pad = values("pad", "pad_h", "pad_w", p.pad, 0)
     begin, end = sides(p, pad)
-    found = Window(
-        values("kernel_size", "kernel_h", "kernel_w", p.kernel_size, None),
-        values("stride", "stride_h", "stride_w", p.stride, 1),
-        begin,
-        end,
-        values("dilation", "hole_h", "hole_w", dilation, 1),
-    )
-    for extents in zip(found.kernel, found.stride, found.dilation, strict=True):
+    kernel = values("kernel_size", "kernel_h", "kernel_w", p.kernel_size, None)
+    stride = values("stride", "stride_h", "stride_w", p.stride, 1)
+    dilation = values("dilation", "hole_h", "hole_w", dilation, 1)
+    for extents in zip(kernel, stride, dilation, strict=True):
         b.positive(**dict(zip(("kernel_size", "stride", "dilation"), extents, strict=True)))
-    return found
+    return [Axis(*extents) for extents in zip(kernel, stride, dilation, begin, end, strict=True)]
 
 
 def sides(p: Any, pad: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -120,7 +102,7 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
         raise b.fail(f"type {b.layer.type} along axis {axis} needs spatial axes, and {b.x.name} has shape {b.x.shape}")
     taps = _window(b, rank)
     weight, bias = _parameters(b, axis, groups, taps, transposed)
-    attributes = {**taps.attributes(), "group": groups}
+    attributes = {**window_attributes(taps), "dilations": [axis.dilation for axis in taps], "group": groups}
     op = "ConvTranspose" if transposed else "Conv"
     tops = []
     for x in b.bottoms:
@@ -131,7 +113,7 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     return tops
 
 
-def _parameters(b: Builder, axis: int, groups: int, taps: Window, transposed: bool) -> tuple[Value, Value | None]:
+def _parameters(b: Builder, axis: int, groups: int, taps: list[Axis], transposed: bool) -> tuple[Value, Value | None]:
     """Weight and bias; behind an unknown shape the stored weight says how many channels come in."""
     p = b.param.convolution_param
     outs, ins = p.num_output, None if b.x.shape is None else b.x.shape[axis]
@@ -141,24 +123,25 @@ def _parameters(b: Builder, axis: int, groups: int, taps: Window, transposed: bo
     if not ins or ins % groups or outs % groups:
         raise b.fail(f"{ins} input and {outs} output channels do not divide into {groups} groups")
     first, second = (ins, outs) if transposed else (outs, ins)
-    weight = b.blob(0, (first, second // groups, *taps.kernel))
+    weight = b.blob(0, (first, second // groups, *(axis.kernel for axis in taps)))
     return weight, b.blob(1, (outs,)) if p.bias_term else None
 
 
-def _check_extents(b: Builder, x: Value, axis: int, taps: Window, transposed: bool) -> None:
+def _check_extents(b: Builder, x: Value, axis: int, taps: list[Axis], transposed: bool) -> None:
     """Raises InputError where no position of the window is left."""
     if x.shape is None:
         return
-    if len(x.shape) - axis - 1 != len(taps.kernel):
-        raise b.fail(f"{x.name} has shape {x.shape} and the window {len(taps.kernel)} axes")
-    for extent, kernel, stride, begin, end, dilation in zip(x.shape[axis + 1 :], *taps, strict=True):
-        reach, pad = dilation * (kernel - 1) + 1, begin + end
+    if len(x.shape) - axis - 1 != len(taps):
+        raise b.fail(f"{x.name} has shape {x.shape} and the window {len(taps)} axes")
+    for extent, tap in zip(x.shape[axis + 1 :], taps, strict=True):
         if extent is None:
             continue
-        if transposed and stride * (extent - 1) + reach <= pad:
+        begin, end = tap.before, tap.after
+        if transposed and tap.transposed(extent) is None:
             raise b.fail(f"the padding, {begin} and {end}, takes away all of the result of {x.name} {x.shape}")
-        if not transposed and extent + pad < reach:
-            raise b.fail(f"the kernel reaches over {reach} of the {extent + pad} positions of {x.name} {x.shape}")
+        if not transposed and tap.count(extent) is None:
+            room = extent + begin + end
+            raise b.fail(f"the kernel reaches over {tap.reach} of the {room} positions of {x.name} {x.shape}")
 
 
 def inner_product(b: Builder) -> list[Value]:
@@ -191,7 +174,7 @@ def _unit_rows(b: Builder, shape: tuple[int, int]) -> Value:
     stored = b.blob(0, shape).tensor
     assert stored is not None  # a blob is a constant
     squares = np.square(stored.float64()).sum(axis=1)
-    if not squares.min(initial=1.0) > MOST_UNIT_ERROR:
+    if not squares.min(initial=1.0) > _MOST_UNIT_ERROR:
         raise Unknown(
             "a row of the weights is so short that the 1e-6 matters which some forks add to its squared length"
         )
@@ -222,30 +205,21 @@ def im2col(b: Builder) -> list[Value]:
     rank = len(shape) - axis - 1
     taps = _window(b, rank)
     _check_extents(b, b.x, axis, taps, transposed=False)
-    if math.prod(taps.kernel) > MOST_TAPS:
-        raise Unknown(f"a window of {taps.kernel} is too large to be taken apart")
+    kernel, strides, pads = window_attributes(taps).values()
+    if math.prod(kernel) > _MOST_TAPS:
+        raise Unknown(f"a window of {kernel} is too large to be taken apart")
     zeros = [0] * (axis + 1)
-    padded = b.node("Pad", b.x, zeros + taps.begin + zeros + taps.end) if any(taps.begin + taps.end) else b.x
+    padded = b.node("Pad", b.x, zeros + pads[:rank] + zeros + pads[rank:]) if any(pads) else b.x
     axes = list(range(axis + 1, len(shape)))
-    counts = [
-        (extent + begin + end - dilation * (kernel - 1) - 1) // stride + 1
-        for extent, kernel, stride, begin, end, dilation in zip(shape[axis + 1 :], *taps, strict=True)
-    ]
+    counts = [tap.count(extent) or 0 for extent, tap in zip(shape[axis + 1 :], taps, strict=True)]
     columns = []
-    for tap in _kernel_positions(taps.kernel):
-        starts = [at * d for at, d in zip(tap, taps.dilation, strict=True)]
-        ends = [at + (n - 1) * s + 1 for at, n, s in zip(starts, counts, taps.stride, strict=True)]
-        piece = b.node("Slice", padded, starts, ends, axes, taps.stride)
+    for at in np.ndindex(*kernel):
+        starts = [i * tap.dilation for i, tap in zip(at, taps, strict=True)]
+        ends = [start + (n - 1) * stride + 1 for start, n, stride in zip(starts, counts, strides, strict=True)]
+        piece = b.node("Slice", padded, starts, ends, axes, strides)
         columns.append(b.node("Unsqueeze", piece, [axis + 1]))
     stacked = b.node("Concat", *columns, axis=axis + 1)
     return [b.reshape(stacked, (*shape[:axis], shape[axis] * len(columns), *counts))]
-
-
-def _kernel_positions(kernel: Sequence[int]) -> list[tuple[int, ...]]:
-    found: list[tuple[int, ...]] = [()]
-    for extent in kernel:
-        found = [(*head, at) for head in found for at in range(extent)]
-    return found
 
 
 def index_of(b: Builder, value: Value) -> Value:

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...ir.graph import Value
+from ...ir.shapes.windows import Axis, window_attributes
 from .. import caffe_pb2 as pb
 from .builder import Builder, Unknown
 from .linear import sides
 
 _METHODS = pb.PoolingParameter.PoolMethod
-MAX, AVE, STOCHASTIC = (_METHODS.Value(name) for name in ("MAX", "AVE", "STOCHASTIC"))
-UNCOUNTED = frozenset(map(_METHODS.Value, ("AVE_EXC_PAD", "AVE_TF")))
-FLOOR = pb.PoolingParameter.RoundMode.Value("FLOOR")
-LOWEST = float(np.finfo(np.float32).min)
+_MAX, _STOCHASTIC = map(_METHODS.Value, ("MAX", "STOCHASTIC"))
+_UNCOUNTED = frozenset(map(_METHODS.Value, ("AVE_EXC_PAD", "AVE_TF")))
+_FLOOR = pb.PoolingParameter.RoundMode.Value("FLOOR")
+_LOWEST = float(np.finfo(np.float32).min)
 """What Caffe's maximum starts from, and so the maximum of an empty window."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class _Pool:
     """A pooling over height and width, padded before them and behind. An average counts its padding if `counts`."""
 
     maximum: bool
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    begin: Sequence[int] = (0, 0)
-    end: Sequence[int] = (0, 0)
-    floor: bool = False
+    axes: list[Axis]
     counts: bool = True
 
     @property
+    def kernel(self) -> tuple[int, ...]:
+        return tuple(axis.kernel for axis in self.axes)
+
+    @property
+    def begin(self) -> list[int]:
+        return [axis.before for axis in self.axes]
+
+    @property
+    def end(self) -> list[int]:
+        return [axis.after for axis in self.axes]
+
+    @property
     def padded(self) -> bool:
-        """Whether there is padding on any side."""
-        return any((*self.begin, *self.end))
+        return any(self.begin + self.end)
 
 
 def pooling(b: Builder) -> list[Value]:
@@ -44,19 +51,19 @@ def pooling(b: Builder) -> list[Value]:
     p = b.param.pooling_param
     if b.x.shape is not None:
         b.rank4(b.x)
-    if p.pool == STOCHASTIC:
+    if p.pool == _STOCHASTIC:
         raise Unknown("stochastic pooling has no description")
     pool = _pool(b, p)
     if pool is None:
-        if p.pool != MAX or len(b.layer.tops) == 1:
-            return [b.node("GlobalMaxPool" if p.pool == MAX else "GlobalAveragePool", b.x)]
-        pool = Pool(True, (b.extent(b.x, 2), b.extent(b.x, 3)), (1, 1))
+        if p.pool != _MAX or len(b.layer.tops) == 1:
+            return [b.node("GlobalMaxPool" if p.pool == _MAX else "GlobalAveragePool", b.x)]
+        pool = _Pool(True, [Axis(b.extent(b.x, 2)), Axis(b.extent(b.x, 3))])
     if len(b.layer.tops) == 1:
         return [_pooled(b, b.x, pool)]
     return _with_mask(b, pool)
 
 
-def _pool(b: Builder, p: pb.PoolingParameter) -> Pool | None:
+def _pool(b: Builder, p: pb.PoolingParameter) -> _Pool | None:
     """The parameters; None stands for global pooling."""
     kernel, stride, pad = (_height_and_width(b, p, one, side) for one, side in _PAIRS)
     begin, end = sides(p, pad)
@@ -68,8 +75,9 @@ def _pool(b: Builder, p: pb.PoolingParameter) -> Pool | None:
         return None
     for extents in zip(kernel, stride, strict=True):
         b.positive(**dict(zip(("kernel_size", "stride"), extents, strict=True)))
-    floor = p.round_mode == FLOOR or not p.ceil_mode
-    return Pool(p.pool == MAX, kernel, stride, begin, end, floor, p.pool not in UNCOUNTED)
+    rounding = "FLOOR" if p.round_mode == _FLOOR or not p.ceil_mode else "CEIL" if any(begin + end) else "OVER"
+    columns = kernel, stride, (1, 1), begin, end, [rounding] * 2
+    return _Pool(p.pool == _MAX, [Axis(*row) for row in zip(*columns, strict=True)], p.pool not in _UNCOUNTED)
 
 
 _PAIRS = (("kernel_size", "kernel"), ("stride", "stride"), ("pad", "pad"))
@@ -85,23 +93,20 @@ def _height_and_width(b: Builder, p: pb.PoolingParameter, one: str, side: str) -
     return getattr(p, height), getattr(p, width)
 
 
-def _window_counts(b: Builder, pool: Pool, size: tuple[int, int]) -> tuple[int, int]:
-    """Caffe's number of windows: rounded up, but none that starts in the padding behind the image."""
-    counts = []
-    for extent, k, s, p, q in zip(size, pool.kernel, pool.stride, pool.begin, pool.end, strict=True):
-        if max(p, q) >= k:
-            raise b.fail(f"the padding {pool.begin}, {pool.end} must be smaller than the kernel {pool.kernel}")
-        steps = (extent + p + q - k) / s
-        count = (math.floor(steps) if pool.floor else math.ceil(steps)) + 1
-        if pool.padded and (count - 1) * s >= extent + p:
-            count -= 1
-        if count < 1:
-            raise b.fail(f"a window of {pool.kernel} is larger than the image {size} with its padding")
-        counts.append(count)
-    return counts[0], counts[1]
+def _overhang(b: Builder, pool: _Pool, size: tuple[int, int]) -> list[int]:
+    """How far the last windows reach behind the image.
+
+    Their number is rounded up, but none starts in the padding behind the image.
+    """
+    if any(max(axis.before, axis.after) >= axis.kernel for axis in pool.axes):
+        raise b.fail(f"the padding {pool.begin}, {pool.end} must be smaller than the kernel {pool.kernel}")
+    ends = [axis.end(extent) for axis, extent in zip(pool.axes, size, strict=True)]
+    if None in ends:
+        raise b.fail(f"a window of {pool.kernel} is larger than the image {size} with its padding")
+    return [end - extent for end, extent in zip(ends, size, strict=True) if end is not None]
 
 
-def _pooled(b: Builder, x: Value, pool: Pool) -> Value:
+def _pooled(b: Builder, x: Value, pool: _Pool) -> Value:
     """The pooling in windows that Caffe clips at the image (MAX) or at the padded image (AVE), as ONNX counts them.
 
     AVE divides by the positions of a window within the padded image. Without padding, or where it does not count, that
@@ -112,55 +117,47 @@ def _pooled(b: Builder, x: Value, pool: Pool) -> Value:
     if len(shape) != 4 or None in shape[2:]:
         return _open_pooled(b, x, pool)
     size = b.extent(x, 2), b.extent(x, 3)
-    counts = _window_counts(b, pool, size)
-    out = [
-        (n - 1) * s + k - p - e
-        for n, s, k, p, e in zip(counts, pool.stride, pool.kernel, pool.begin, size, strict=True)
-    ]
-    x, written = _fill_behind(b, x, pool, counts, size, out)
-    begin, end = list(pool.begin), [max(q - w, 0) for q, w in zip(out, written, strict=True)]
+    out = _overhang(b, pool, size)
+    x, written = _written_behind(b, x, pool, out)
+    begin, end = pool.begin, [max(q - w, 0) for q, w in zip(out, written, strict=True)]
     counted = not pool.maximum and pool.padded and pool.counts
     if counted and any(q > p for q, p in zip(end, pool.end, strict=True)):
         x = b.node("Pad", x, [0, 0, *begin, 0, 0, *pool.end])
         begin, end, counted = [0, 0], [max(q - p, 0) for q, p in zip(end, pool.end, strict=True)], False
-    attributes = {"kernel_shape": list(pool.kernel), "strides": list(pool.stride), "pads": begin + end}
+    attributes = {**window_attributes(pool.axes), "pads": begin + end}
     if pool.maximum:
         return b.node("MaxPool", x, **attributes)
     return b.node("AveragePool", x, **attributes, count_include_pad=int(counted))
 
 
-def _fill_behind(
-    b: Builder, x: Value, pool: Pool, counts: tuple[int, int], size: tuple[int, int], out: list[int]
-) -> tuple[Value, list[int]]:
+def _written_behind(b: Builder, x: Value, pool: _Pool, out: list[int]) -> tuple[Value, list[int]]:
     """What lies behind the image where a last window, its stride being wider, starts there; and how much, by axis.
 
     The maximum of nothing is -FLT_MAX. An average is 0/0 where the window starts at the image's end; where it starts
     farther out Caffe divides 0 by a negative extent.
     """
     written = [0, 0]
-    starts = [(n - 1) * s - p for n, s, p in zip(counts, pool.stride, pool.begin, strict=True)]
-    for value in (LOWEST,) if pool.maximum else (0.0, math.nan):
+    for value in (_LOWEST,) if pool.maximum else (0.0, math.nan):
         fill = [0, 0]
-        for axis in range(2):
-            beyond = starts[axis] - size[axis]
+        for i, axis in enumerate(pool.axes):
+            beyond = out[i] - axis.kernel
             if beyond >= 0 and (pool.maximum or math.isnan(value) == (beyond == 0)):
-                fill[axis] = written[axis] = out[axis]
+                fill[i] = written[i] = out[i]
         if any(fill):
             x = b.node("Pad", x, [0, 0, 0, 0, 0, 0, *fill], value)
     return x, written
 
 
-def _open_pooled(b: Builder, x: Value, pool: Pool) -> Value:
+def _open_pooled(b: Builder, x: Value, pool: _Pool) -> Value:
     """The same over an image of unknown size, where ONNX's own rounding comes to the same."""
-    steps_over = any(s > k for s, k in zip(pool.stride, pool.kernel, strict=True))
+    steps_over = any(axis.stride > axis.kernel for axis in pool.axes)
     if steps_over or (not pool.maximum and pool.padded):
         raise Unknown(f"the shape of blob {x.name} is not known")
-    pads = [*pool.begin, *pool.end]
-    attributes = {"kernel_shape": list(pool.kernel), "strides": list(pool.stride), "pads": pads}
-    return b.node("MaxPool" if pool.maximum else "AveragePool", x, **attributes, ceil_mode=int(not pool.floor))
+    ceil = int(pool.axes[0].rounding != "FLOOR")
+    return b.node("MaxPool" if pool.maximum else "AveragePool", x, **window_attributes(pool.axes), ceil_mode=ceil)
 
 
-def _with_mask(b: Builder, pool: Pool) -> list[Value]:
+def _with_mask(b: Builder, pool: _Pool) -> list[Value]:
     """MAX with its mask: where in its channel's plane each maximum stands, as float."""
     if not pool.maximum:
         raise b.fail("average pooling makes one top")
@@ -178,15 +175,16 @@ def spp(b: Builder) -> list[Value]:
     """Level i pools into 2^i × 2^i bins; the levels follow each other in one row of features."""
     p = b.param.spp_param
     b.rank4(b.x)
-    height, width = b.extent(b.x, 2), b.extent(b.x, 3)
-    if not p.pyramid_height or p.pool == STOCHASTIC:
+    size = b.extent(b.x, 2), b.extent(b.x, 3)
+    if not p.pyramid_height or p.pool == _STOCHASTIC:
         raise Unknown("this pyramid has no description")
     levels = []
     for level in range(p.pyramid_height):
         bins = 2**level
-        kernel = -(-height // bins), -(-width // bins)
-        pad = (kernel[0] * bins - height + 1) // 2, (kernel[1] * bins - width + 1) // 2
-        y = _pooled(b, b.x, Pool(p.pool == MAX, kernel, kernel, pad, pad))
+        kernel = [-(-extent // bins) for extent in size]
+        pads = [(k * bins - extent + 1) // 2 for k, extent in zip(kernel, size, strict=True)]
+        axes = [Axis(k, k, 1, pad, pad, "CEIL") for k, pad in zip(kernel, pads, strict=True)]
+        y = _pooled(b, b.x, _Pool(p.pool == _MAX, axes))
         if p.pyramid_height == 1:
             return [y]
         levels.append(b.node("Flatten", y, axis=1))

@@ -13,15 +13,10 @@ from ..graph import Node, Shape, Value
 from . import check
 
 Extents = tuple[int | None, ...]
-DEPTH = 12
+_DEPTH = 12
 """How many operators of shape arithmetic are followed backwards; exporters write five or six in a row."""
-LARGEST = 64
+_LARGEST = 64
 """A constant with more elements is no shape."""
-
-
-def text(node: Node, name: str, default: str = "") -> str:
-    value = node.attribute(name, default)
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def given(node: Node, name: str, index: int) -> bool:
@@ -39,7 +34,7 @@ def integers(node: Node, name: str, index: int) -> tuple[int, ...] | None:
     return None if found is None or None in found else tuple(v for v in found if v is not None)
 
 
-def numbers(node: Node, name: str, index: int) -> tuple[float, ...] | None:
+def reals(node: Node, name: str, index: int) -> tuple[float, ...] | None:
     """An argument of floats by attribute or constant input; None when it is absent or not constant."""
     if name in node.attributes:
         return tuple(float(v) for v in node.attributes[name])
@@ -47,14 +42,9 @@ def numbers(node: Node, name: str, index: int) -> tuple[float, ...] | None:
     return None if tensor is None or tensor.shape == (0,) else tuple(float(v) for v in tensor.load().reshape(-1))
 
 
-def shape_of(node: Node, index: int = 0) -> Shape | None:
+def input_shape(node: Node, index: int = 0) -> Shape | None:
     value = node.input(index)
     return None if value is None else value.shape
-
-
-def length(value: Value | None) -> int | None:
-    """The number of elements of a 1-D value."""
-    return value.shape[0] if value is not None and value.shape is not None and len(value.shape) == 1 else None
 
 
 def slice_indices(start: int, end: int, step: int, extent: int) -> range:
@@ -80,48 +70,48 @@ def slice_arguments(node: Node) -> list[tuple[int, int, int, int]] | None:
     return list(zip(axes, starts, ends, steps, strict=True))
 
 
-def contents(value: Value, depth: int = DEPTH) -> Extents | None:
+def contents(value: Value, depth: int = _DEPTH) -> Extents | None:
     """The integers that a value of rank 0 or 1 holds, as far as known; None when not even their number is."""
     if value.tensor is not None:
         tensor = value.tensor
-        if len(tensor.shape) > 1 or math.prod(tensor.shape) > LARGEST or tensor.dtype.kind not in "iu":
+        if len(tensor.shape) > 1 or math.prod(tensor.shape) > _LARGEST or tensor.dtype.kind not in "iu":
             return None
         return tuple(int(v) for v in tensor.load().reshape(-1))
     node = value.producer
     rule = _ARITHMETIC.get(node.op) if node is not None and depth and not node.contradiction else None
     found = None if rule is None or node is None else rule(node, depth - 1)
-    count = length(value)
-    return (None,) * count if found is None and count is not None and count <= LARGEST else found
+    count = value.shape[0] if value.shape is not None and len(value.shape) == 1 else None
+    return (None,) * count if found is None and count is not None and count <= _LARGEST else found
 
 
-def _input(node: Node, index: int, depth: int) -> Extents | None:
+def _held(node: Node, index: int, depth: int) -> Extents | None:
     value = node.input(index)
     return None if value is None else contents(value, depth)
 
 
-def _same(node: Node, depth: int) -> Extents | None:
-    return _input(node, 0, depth)
+def _of_same(node: Node, depth: int) -> Extents | None:
+    return _held(node, 0, depth)
 
 
-def _shape(node: Node, _depth: int) -> Extents | None:
-    shape = shape_of(node)
+def _of_shape(node: Node, _depth: int) -> Extents | None:
+    shape = input_shape(node)
     return None if shape is None else shape[node.attribute("start", 0) : node.attribute("end", None)]
 
 
-def _gather(node: Node, depth: int) -> Extents | None:
-    data, indices = _input(node, 0, depth), _input(node, 1, depth)
+def _of_gather(node: Node, depth: int) -> Extents | None:
+    data, indices = _held(node, 0, depth), _held(node, 1, depth)
     if data is None or indices is None or None in indices:
         return None
     return tuple(data[i] if -len(data) <= i < len(data) else None for i in indices if i is not None)
 
 
-def _concat(node: Node, depth: int) -> Extents | None:
-    parts = [_input(node, i, depth) for i in range(len(node.inputs))]
+def _of_concat(node: Node, depth: int) -> Extents | None:
+    parts = [_held(node, i, depth) for i in range(len(node.inputs))]
     return None if None in parts else tuple(v for part in parts if part is not None for v in part)
 
 
-def _slice(node: Node, depth: int) -> Extents | None:
-    data, cuts = _input(node, 0, depth), slice_arguments(node)
+def _of_slice(node: Node, depth: int) -> Extents | None:
+    data, cuts = _held(node, 0, depth), slice_arguments(node)
     if data is None or cuts is None:
         return None
     for _axis, start, end, step in cuts:  # of one axis
@@ -129,9 +119,9 @@ def _slice(node: Node, depth: int) -> Extents | None:
     return data
 
 
-def _binary(compute: Callable[[int, int], int | None]) -> Callable[[Node, int], Extents | None]:
+def _of_both(compute: Callable[[int, int], int | None]) -> Callable[[Node, int], Extents | None]:
     def rule(node: Node, depth: int) -> Extents | None:
-        left, right = _input(node, 0, depth), _input(node, 1, depth)
+        left, right = _held(node, 0, depth), _held(node, 1, depth)
         if left is None or right is None or not left or not right:
             return None
         count = max(len(left), len(right))
@@ -155,16 +145,16 @@ def _divide(a: int, b: int) -> int | None:
 
 
 _ARITHMETIC: dict[str, Callable[[Node, int], Any]] = {
-    "Identity": _same,
-    "Cast": _same,
-    "Squeeze": _same,
-    "Unsqueeze": _same,
-    "Shape": _shape,
-    "Gather": _gather,
-    "Concat": _concat,
-    "Slice": _slice,
-    "Add": _binary(lambda a, b: a + b),
-    "Sub": _binary(lambda a, b: a - b),
-    "Mul": _binary(lambda a, b: a * b),
-    "Div": _binary(_divide),
+    "Identity": _of_same,
+    "Cast": _of_same,
+    "Squeeze": _of_same,
+    "Unsqueeze": _of_same,
+    "Shape": _of_shape,
+    "Gather": _of_gather,
+    "Concat": _of_concat,
+    "Slice": _of_slice,
+    "Add": _of_both(lambda a, b: a + b),
+    "Sub": _of_both(lambda a, b: a - b),
+    "Mul": _of_both(lambda a, b: a * b),
+    "Div": _of_both(_divide),
 }

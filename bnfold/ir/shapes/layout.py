@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from ..graph import Node, Shape
 from . import check
-from .arguments import contents, given, integers, shape_of, slice_arguments, slice_indices
+from .arguments import contents, given, input_shape, integers, slice_arguments, slice_indices
 from .check import broadcast, product
 
 
-def elementwise(node: Node) -> list[Shape | None]:
+def elementwise_shape(node: Node) -> list[Shape | None]:
     if node.version < 7 and node.op not in ("Sum", "Max", "Min", "Mean", "Where"):
         return [_aligned(node)]
     return [broadcast(None if v is None else v.shape for v in node.inputs)]
@@ -18,7 +18,7 @@ def elementwise(node: Node) -> list[Shape | None]:
 
 def _aligned(node: Node) -> Shape | None:
     """Before opset 7 the second operand is repeated to the shape of the first: from an axis on, or at the end."""
-    first, second = shape_of(node), shape_of(node, 1)
+    first, second = input_shape(node), input_shape(node, 1)
     if first is None or second is None:
         return first
     start = node.attribute("axis", len(first) - len(second))
@@ -31,20 +31,20 @@ def _aligned(node: Node) -> Shape | None:
     return first
 
 
-def first_same(node: Node) -> list[Shape | None]:
-    return [shape_of(node)]
+def same_shape(node: Node) -> list[Shape | None]:
+    return [input_shape(node)]
 
 
-def dropout(node: Node) -> list[Shape | None]:
+def dropout_shape(node: Node) -> list[Shape | None]:
     """The data and the mask; ratio and training_mode are inputs from opset 12 on."""
     for index, name in ((1, "ratio"), (2, "training_mode")):
         check.single(node, index, name)
-    return [shape_of(node)] * len(node.outputs)
+    return [input_shape(node)] * len(node.outputs)
 
 
-def batch_norm(node: Node) -> list[Shape | None]:
+def batch_norm_shape(node: Node) -> list[Shape | None]:
     """Behind Y come running and saved statistics, one element a channel."""
-    data, parameters = shape_of(node), [shape_of(node, index) for index in range(1, 5)]
+    data, parameters = input_shape(node), [input_shape(node, index) for index in range(1, 5)]
     if (node.version >= 9 or node.attribute("spatial", 1)) and data is not None and len(data) > 1:
         for parameter in parameters:
             check.ranked(parameter, 1, 1)
@@ -53,8 +53,8 @@ def batch_norm(node: Node) -> list[Shape | None]:
     return [data, *[parameters[0]] * 4]
 
 
-def layer_norm(node: Node) -> list[Shape | None]:
-    data = shape_of(node)
+def layer_norm_shape(node: Node) -> list[Shape | None]:
+    data = input_shape(node)
     if data is None:
         return [None]
     axis = check.axis(node.attribute("axis", -1), len(data))
@@ -62,16 +62,16 @@ def layer_norm(node: Node) -> list[Shape | None]:
     return [data, statistics, statistics]
 
 
-def flatten(node: Node) -> list[Shape | None]:
-    data, axis = shape_of(node), node.attribute("axis", 1)
+def flatten_shape(node: Node) -> list[Shape | None]:
+    data, axis = input_shape(node), node.attribute("axis", 1)
     if data is None:
         return [(None, None)]
     check.ensure(-len(data) <= axis <= len(data), f"axis {axis} is not within {len(data)}")
     return [(product(data[:axis]), product(data[axis:]))]
 
 
-def reshape(node: Node) -> list[Shape | None]:
-    data, target = shape_of(node), _target(node)
+def reshape_shape(node: Node) -> list[Shape | None]:
+    data, target = input_shape(node), _target(node)
     if target is None:
         return [None]
     keeps = not node.attribute("allowzero", 0)
@@ -103,8 +103,8 @@ def _target(node: Node) -> tuple[int | None, ...] | None:
     return None if source is None else contents(source)
 
 
-def transpose(node: Node) -> list[Shape | None]:
-    data, order = shape_of(node), node.attribute("perm", None)
+def transpose_shape(node: Node) -> list[Shape | None]:
+    data, order = input_shape(node), node.attribute("perm", None)
     if order is None:
         return [None if data is None else data[::-1]]
     rank = len(order) if data is None else len(data)
@@ -112,8 +112,8 @@ def transpose(node: Node) -> list[Shape | None]:
     return [tuple(None if data is None else data[i] for i in order)]
 
 
-def squeeze(node: Node) -> list[Shape | None]:
-    data, axes = shape_of(node), integers(node, "axes", 1)
+def squeeze_shape(node: Node) -> list[Shape | None]:
+    data, axes = input_shape(node), integers(node, "axes", 1)
     if data is None:
         return [None]
     if axes is None:
@@ -125,8 +125,8 @@ def squeeze(node: Node) -> list[Shape | None]:
     return [tuple(e for i, e in enumerate(data) if i not in gone)]
 
 
-def unsqueeze(node: Node) -> list[Shape | None]:
-    data, axes = shape_of(node), integers(node, "axes", 1)
+def unsqueeze_shape(node: Node) -> list[Shape | None]:
+    data, axes = input_shape(node), integers(node, "axes", 1)
     if data is None or axes is None:
         return [None]
     rank = len(data) + len(axes)
@@ -134,7 +134,7 @@ def unsqueeze(node: Node) -> list[Shape | None]:
     return [tuple(1 if i in new else next(rest) for i in range(rank))]
 
 
-def concat(node: Node) -> list[Shape | None]:
+def concat_shape(node: Node) -> list[Shape | None]:
     shapes = [None if v is None else v.shape for v in node.inputs]
     known = [s for s in shapes if s is not None]
     if not known:
@@ -148,8 +148,8 @@ def concat(node: Node) -> list[Shape | None]:
     return [tuple(others)]
 
 
-def split(node: Node) -> list[Shape | None]:
-    data, count = shape_of(node), len(node.outputs)
+def split_shape(node: Node) -> list[Shape | None]:
+    data, count = input_shape(node), len(node.outputs)
     parts: Sequence[int | None] | None = integers(node, "split", 1)
     if parts is not None:
         check.length("split", parts, count)
@@ -168,9 +168,9 @@ def split(node: Node) -> list[Shape | None]:
     return [(*data[:axis], part, *data[axis + 1 :]) for part in parts]
 
 
-def slice_(node: Node) -> list[Shape | None]:
+def slice_shape(node: Node) -> list[Shape | None]:
     check.ensure(given(node, "starts", 1) and given(node, "ends", 2), "it has no starts or no ends")
-    data, cuts = shape_of(node), slice_arguments(node)
+    data, cuts = input_shape(node), slice_arguments(node)
     if data is None:
         return [None]
     if cuts is None:
@@ -185,8 +185,8 @@ def slice_(node: Node) -> list[Shape | None]:
     return [tuple(shape)]
 
 
-def gather(node: Node) -> list[Shape | None]:
-    data, indices = shape_of(node), shape_of(node, 1)
+def gather_shape(node: Node) -> list[Shape | None]:
+    data, indices = input_shape(node), input_shape(node, 1)
     if data is None or indices is None:
         return [None]
     axis = check.axis(node.attribute("axis", 0), len(data))
@@ -206,8 +206,8 @@ def _within(node: Node, extent: int | None) -> None:
         check.ensure(-extent <= low and high < extent, f"it takes elements {low} to {high} of {extent}")
 
 
-def gather_nd(node: Node) -> list[Shape | None]:
-    data, indices, batch = shape_of(node), shape_of(node, 1), node.attribute("batch_dims", 0)
+def gather_nd_shape(node: Node) -> list[Shape | None]:
+    data, indices, batch = input_shape(node), input_shape(node, 1), node.attribute("batch_dims", 0)
     check.ranked(indices, 1)
     check.ensure(batch >= 0, f"its batch_dims is {batch}")
     if data is None or indices is None or indices[-1] is None:
@@ -217,18 +217,18 @@ def gather_nd(node: Node) -> list[Shape | None]:
     return [(*indices[:-1], *data[depth:])]
 
 
-def like_indices(node: Node) -> list[Shape | None]:
-    return [shape_of(node, 1)]
+def indices_shape(node: Node) -> list[Shape | None]:
+    return [input_shape(node, 1)]
 
 
-def expand(node: Node) -> list[Shape | None]:
+def expand_shape(node: Node) -> list[Shape | None]:
     source = node.input(1)
     target = None if source is None else contents(source)
-    return [None if target is None else broadcast([shape_of(node), target])]
+    return [None if target is None else broadcast([input_shape(node), target])]
 
 
-def tile(node: Node) -> list[Shape | None]:
-    data = shape_of(node)
+def tile_shape(node: Node) -> list[Shape | None]:
+    data = input_shape(node)
     source = node.input(1)
     repeats = None if source is None else contents(source)
     if data is None:

@@ -6,11 +6,11 @@ import math
 
 from ..graph import Node, Shape
 from . import check
-from .arguments import contents, integers, shape_of
+from .arguments import contents, input_shape, integers
 
 
-def top_k(node: Node) -> list[Shape | None]:
-    data, count = shape_of(node), integers(node, "k", 1)
+def top_k_shape(node: Node) -> list[Shape | None]:
+    data, count = input_shape(node), integers(node, "k", 1)
     if count is not None:
         check.length("k", count, 1)
     if data is None:
@@ -23,26 +23,26 @@ def top_k(node: Node) -> list[Shape | None]:
     return [shape, shape]
 
 
-def one_hot(node: Node) -> list[Shape | None]:
-    indices, depth = shape_of(node), check.finite(node, 1, "depth")
+def one_hot_shape(node: Node) -> list[Shape | None]:
+    indices, depth = input_shape(node), check.finite(node, 1, "depth")
     if indices is None:
         return [None]
     axis = check.axis(node.attribute("axis", -1), len(indices) + 1)
     return [(*indices[:axis], None if depth is None else int(depth), *indices[axis:])]
 
 
-def constant_of_shape(node: Node) -> list[Shape | None]:
+def constant_of_shape_shape(node: Node) -> list[Shape | None]:
     value, source = node.attribute("value", None), node.input(0)
     if value is not None:
         check.ensure(math.prod(value.shape) == 1, f"its value has the shape {tuple(value.shape)}")
     return [None if source is None else contents(source)]
 
 
-def random(node: Node) -> list[Shape | None]:
+def random_shape(node: Node) -> list[Shape | None]:
     return [tuple(check.required(node, "shape"))]
 
 
-def range_(node: Node) -> list[Shape | None]:
+def range_shape(node: Node) -> list[Shape | None]:
     names = ("start", "limit", "delta")
     known = [end for index, name in enumerate(names) if (end := check.finite(node, index, name)) is not None]
     if len(known) < len(names):
@@ -54,28 +54,28 @@ def range_(node: Node) -> list[Shape | None]:
     return [(max(math.ceil(steps), 0),)]
 
 
-def shape(node: Node) -> list[Shape | None]:
-    data = shape_of(node)
+def shape_shape(node: Node) -> list[Shape | None]:
+    data = input_shape(node)
     if data is None:
         return [(None,)]
     return [(len(data[node.attribute("start", 0) : node.attribute("end", None)]),)]
 
 
-def scalar(_node: Node) -> list[Shape | None]:
+def scalar_shape(_node: Node) -> list[Shape | None]:
     return [()]
 
 
-def non_zero(node: Node) -> list[Shape | None]:
-    data = shape_of(node)
+def non_zero_shape(node: Node) -> list[Shape | None]:
+    data = input_shape(node)
     return [(None if data is None else len(data), None)]
 
 
-def selected_boxes(_node: Node) -> list[Shape | None]:
+def selected_boxes_shape(_node: Node) -> list[Shape | None]:
     return [(None, 3)]
 
 
-def compress(node: Node) -> list[Shape | None]:
-    data = shape_of(node)
+def compress_shape(node: Node) -> list[Shape | None]:
+    data = input_shape(node)
     if "axis" not in node.attributes:
         return [(None,)]
     if data is None:
@@ -84,7 +84,7 @@ def compress(node: Node) -> list[Shape | None]:
     return [(*data[:axis], None, *data[axis + 1 :])]
 
 
-def constant(node: Node) -> list[Shape | None]:
+def constant_shape(node: Node) -> list[Shape | None]:
     value = node.attribute("value", None)
     if value is not None:
         return [tuple(value.shape)]
@@ -93,9 +93,9 @@ def constant(node: Node) -> list[Shape | None]:
     return [() if several is None else (len(several),)]
 
 
-def unique(node: Node) -> list[Shape | None]:
+def unique_shape(node: Node) -> list[Shape | None]:
     """One extent that depends on the data, or the data's shape with one such extent."""
-    data, along = shape_of(node), node.attribute("axis", None)
+    data, along = input_shape(node), node.attribute("axis", None)
     first: Shape | None = (None,)
     if along is not None and data is not None:
         axis = check.axis(along, len(data))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from ..graph import Node, Shape
 from . import check
-from .arguments import given, integers, shape_of, text
+from .arguments import given, input_shape, integers
 from .check import broadcast
 
 
-def matmul(node: Node, right: int = 1) -> list[Shape | None]:
-    a, b = shape_of(node), shape_of(node, right)
+def matmul_shape(node: Node, right: int = 1) -> list[Shape | None]:
+    a, b = input_shape(node), input_shape(node, right)
     check.ranked(a, 1)
     check.ranked(b, 1)
     if a is None or b is None:
@@ -24,8 +24,8 @@ def matmul(node: Node, right: int = 1) -> list[Shape | None]:
     return [(*batch, *rows, *(() if right_vector else (b[-1],)))]
 
 
-def gemm(node: Node) -> list[Shape | None]:
-    a, b, c = (shape_of(node, index) for index in range(3))
+def gemm_shape(node: Node) -> list[Shape | None]:
+    a, b, c = (input_shape(node, index) for index in range(3))
     check.ranked(a, 2, 2)
     check.ranked(b, 2, 2)
     a = (None, None) if a is None else a[::-1] if node.attribute("transA", 0) else a
@@ -39,9 +39,9 @@ def gemm(node: Node) -> list[Shape | None]:
     return [result]
 
 
-def einsum(node: Node) -> list[Shape | None]:
+def einsum_shape(node: Node) -> list[Shape | None]:
     equation = check.required(node, "equation")
-    terms = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    terms = equation.replace(" ", "")
     if "->" not in terms or "." in terms:
         return [None]
     inputs, _, output = terms.partition("->")
@@ -49,7 +49,7 @@ def einsum(node: Node) -> list[Shape | None]:
     check.length("operands", operands, len(node.inputs))
     extents: dict[str, list[int | None]] = {}
     for index, letters in enumerate(operands):
-        shape = shape_of(node, index)
+        shape = input_shape(node, index)
         check.ranked(shape, len(letters), len(letters))
         for letter, extent in zip(letters, shape or (None,) * len(letters), strict=True):
             extents.setdefault(letter, []).append(extent)
@@ -57,8 +57,8 @@ def einsum(node: Node) -> list[Shape | None]:
     return [tuple(check.wide(extents[letter]) for letter in output)]
 
 
-def reduce(node: Node) -> list[Shape | None]:
-    data, keep = shape_of(node), node.attribute("keepdims", 1)
+def reduction_shape(node: Node) -> list[Shape | None]:
+    data, keep = input_shape(node), node.attribute("keepdims", 1)
     if data is None:
         return [None]
     axes = integers(node, "axes", 1)
@@ -71,8 +71,8 @@ def reduce(node: Node) -> list[Shape | None]:
     return [_without(data, axes, keep)]
 
 
-def arg_extreme(node: Node) -> list[Shape | None]:
-    data = shape_of(node)
+def extreme_shape(node: Node) -> list[Shape | None]:
+    data = input_shape(node)
     return [None if data is None else _without(data, (node.attribute("axis", 0),), node.attribute("keepdims", 1))]
 
 
@@ -81,12 +81,12 @@ def _without(data: Shape, axes: Sequence[int], keep: int) -> Shape:
     return tuple(1 if i in gone else e for i, e in enumerate(data) if keep or i not in gone)
 
 
-def recurrent(node: Node) -> list[Shape | None]:
+def recurrent_shape(node: Node) -> list[Shape | None]:
     """LSTM, GRU, RNN: all hidden states, the last ones, and (LSTM) the last cell states."""
-    data, weight = shape_of(node), shape_of(node, 2)
+    data, weight = input_shape(node), input_shape(node, 2)
     check.ranked(data, 3, 3)
     check.ranked(weight, 3, 3)
-    directions = 2 if text(node, "direction", "forward") == "bidirectional" else 1
+    directions = 2 if node.attribute("direction", "forward") == "bidirectional" else 1
     hidden = node.attribute("hidden_size", None if weight is None else weight[2])
     first, second = (None, None) if data is None else data[:2]
     if node.attribute("layout", 0):

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..graph import Contradiction, Node, Shape
-from . import layout, made, window
-from . import matrix as product
+from . import layout, made, matrix, spatial
 from .check import sensible
 
 Rule = Callable[[Node], Sequence[Shape | None]]
@@ -36,66 +35,66 @@ _BROADCAST = (
 _REDUCE = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 
 SHAPES: dict[str, Rule] = {
-    **dict.fromkeys(_UNARY.split(), layout.first_same),
-    **dict.fromkeys(_BROADCAST.split(), layout.elementwise),
-    **{f"Reduce{name}": product.reduce for name in _REDUCE.split()},
-    "ArgMax": product.arg_extreme,
-    "ArgMin": product.arg_extreme,
-    "AveragePool": window.pool,
-    "BatchNormalization": layout.batch_norm,
-    "Compress": made.compress,
-    "Concat": layout.concat,
-    "Constant": made.constant,
-    "ConstantOfShape": made.constant_of_shape,
-    "Conv": window.convolution,
-    "ConvInteger": window.convolution,
-    "ConvTranspose": window.transposed,
-    "DepthToSpace": window.depth_to_space,
-    "Dropout": layout.dropout,
-    "Einsum": product.einsum,
-    "Expand": layout.expand,
-    "Flatten": layout.flatten,
-    "GRU": product.recurrent,
-    "Gather": layout.gather,
-    "GatherElements": layout.like_indices,
-    "GatherND": layout.gather_nd,
-    "Gemm": product.gemm,
-    "GlobalAveragePool": window.global_pool,
-    "GlobalLpPool": window.global_pool,
-    "GlobalMaxPool": window.global_pool,
-    "LSTM": product.recurrent,
-    "LayerNormalization": layout.layer_norm,
-    "LpPool": window.pool,
-    "MatMul": product.matmul,
-    "MatMulInteger": product.matmul,
-    "MaxPool": window.pool,
-    "MaxRoiPool": window.roi,
-    "MaxUnpool": window.unpool,
-    "NonMaxSuppression": made.selected_boxes,
-    "NonZero": made.non_zero,
-    "OneHot": made.one_hot,
-    "Pad": window.pad,
-    "QLinearConv": partial(window.convolution, weight_input=3),
-    "QLinearMatMul": partial(product.matmul, right=3),
-    "RNN": product.recurrent,
-    "RandomNormal": made.random,
-    "RandomUniform": made.random,
-    "Range": made.range_,
-    "Reshape": layout.reshape,
-    "Resize": window.resize,
-    "RoiAlign": window.roi,
-    "Shape": made.shape,
-    "Size": made.scalar,
-    "Slice": layout.slice_,
-    "SpaceToDepth": window.space_to_depth,
-    "Split": layout.split,
-    "Squeeze": layout.squeeze,
-    "Tile": layout.tile,
-    "TopK": made.top_k,
-    "Transpose": layout.transpose,
-    "Unique": made.unique,
-    "Unsqueeze": layout.unsqueeze,
-    "Upsample": window.resize,
+    **dict.fromkeys(_UNARY.split(), layout.same_shape),
+    **dict.fromkeys(_BROADCAST.split(), layout.elementwise_shape),
+    **{f"Reduce{name}": matrix.reduction_shape for name in _REDUCE.split()},
+    "ArgMax": matrix.extreme_shape,
+    "ArgMin": matrix.extreme_shape,
+    "AveragePool": spatial.pool_shape,
+    "BatchNormalization": layout.batch_norm_shape,
+    "Compress": made.compress_shape,
+    "Concat": layout.concat_shape,
+    "Constant": made.constant_shape,
+    "ConstantOfShape": made.constant_of_shape_shape,
+    "Conv": spatial.convolution_shape,
+    "ConvInteger": spatial.convolution_shape,
+    "ConvTranspose": spatial.transposed_shape,
+    "DepthToSpace": spatial.depth_to_space_shape,
+    "Dropout": layout.dropout_shape,
+    "Einsum": matrix.einsum_shape,
+    "Expand": layout.expand_shape,
+    "Flatten": layout.flatten_shape,
+    "GRU": matrix.recurrent_shape,
+    "Gather": layout.gather_shape,
+    "GatherElements": layout.indices_shape,
+    "GatherND": layout.gather_nd_shape,
+    "Gemm": matrix.gemm_shape,
+    "GlobalAveragePool": spatial.global_pool_shape,
+    "GlobalLpPool": spatial.global_pool_shape,
+    "GlobalMaxPool": spatial.global_pool_shape,
+    "LSTM": matrix.recurrent_shape,
+    "LayerNormalization": layout.layer_norm_shape,
+    "LpPool": spatial.pool_shape,
+    "MatMul": matrix.matmul_shape,
+    "MatMulInteger": matrix.matmul_shape,
+    "MaxPool": spatial.pool_shape,
+    "MaxRoiPool": spatial.roi_shape,
+    "MaxUnpool": spatial.unpool_shape,
+    "NonMaxSuppression": made.selected_boxes_shape,
+    "NonZero": made.non_zero_shape,
+    "OneHot": made.one_hot_shape,
+    "Pad": spatial.pad_shape,
+    "QLinearConv": spatial.convolution_shape,
+    "QLinearMatMul": partial(matrix.matmul_shape, right=3),
+    "RNN": matrix.recurrent_shape,
+    "RandomNormal": made.random_shape,
+    "RandomUniform": made.random_shape,
+    "Range": made.range_shape,
+    "Reshape": layout.reshape_shape,
+    "Resize": spatial.resize_shape,
+    "RoiAlign": spatial.roi_shape,
+    "Shape": made.shape_shape,
+    "Size": made.scalar_shape,
+    "Slice": layout.slice_shape,
+    "SpaceToDepth": spatial.space_to_depth_shape,
+    "Split": layout.split_shape,
+    "Squeeze": layout.squeeze_shape,
+    "Tile": layout.tile_shape,
+    "TopK": made.top_k_shape,
+    "Transpose": layout.transpose_shape,
+    "Unique": made.unique_shape,
+    "Unsqueeze": layout.unsqueeze_shape,
+    "Upsample": spatial.resize_shape,
 }
 
 _ELEMENT_TYPES = {
@@ -128,7 +127,7 @@ def _named(attribute: str, default: int | None) -> Callable[[Node], list[DType |
     return rule
 
 
-def _fixed(*types: DType | None) -> Callable[[Node], list[DType | None]]:
+def _typed(*types: DType | None) -> Callable[[Node], list[DType | None]]:
     def rule(node: Node) -> list[DType | None]:
         first = _first(node)[:1]
         return [(first or [None])[0] if t is None else t for t in types]
@@ -142,12 +141,12 @@ def _constant_type(node: Node) -> list[DType | None]:
     return [FLOAT if any("float" in name for name in node.attributes) else INT64 if node.attributes else FLOAT]
 
 
-def _filled(node: Node) -> list[DType | None]:
+def _filler_type(node: Node) -> list[DType | None]:
     value = node.attribute("value", None)
     return [FLOAT if value is None else np.dtype(value.dtype)]
 
 
-def _dropout(node: Node) -> list[DType | None]:
+def _dropout_types(node: Node) -> list[DType | None]:
     """The mask was of the type of the data before opset 10."""
     return [*_first(node)[:1], BOOL if node.version >= 10 else _first(node)[0]]
 
@@ -156,21 +155,21 @@ _PREDICATES = "And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not
 _INDICES = "ArgMax ArgMin NonMaxSuppression NonZero Shape Size"
 
 TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
-    **dict.fromkeys(_PREDICATES.split(), _fixed(BOOL)),
-    **dict.fromkeys(_INDICES.split(), _fixed(INT64)),
+    **dict.fromkeys(_PREDICATES.split(), _typed(BOOL)),
+    **dict.fromkeys(_INDICES.split(), _typed(INT64)),
     **dict.fromkeys(("Cast",), _named("to", None)),
     **dict.fromkeys(("EyeLike", "Bernoulli", "RandomNormalLike", "RandomUniformLike"), _named("dtype", None)),
     **dict.fromkeys(("RandomNormal", "RandomUniform"), _named("dtype", 1)),
-    **dict.fromkeys(("ConvInteger", "MatMulInteger"), _fixed(INT32)),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), _typed(INT32)),
     **dict.fromkeys(("CastLike", "Where", "DequantizeLinear"), _input_type(1)),
     **dict.fromkeys(("QuantizeLinear", "OneHot"), _input_type(2)),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul"), _input_type(7)),
     "Constant": _constant_type,
-    "ConstantOfShape": _filled,
-    "Dropout": _dropout,
-    "MaxPool": _fixed(None, INT64),
-    "TopK": _fixed(None, INT64),
-    "Unique": _fixed(None, INT64, INT64, INT64),
+    "ConstantOfShape": _filler_type,
+    "Dropout": _dropout_types,
+    "MaxPool": _typed(None, INT64),
+    "TopK": _typed(None, INT64),
+    "Unique": _typed(None, INT64, INT64, INT64),
 }
 
 
