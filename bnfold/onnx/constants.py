@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 
 from ..ir.graph import Array, Node, Tensor
-from ..ir.shapes.arguments import slice_arguments, slice_indices
+from ..ir.shapes.arguments import slice_places
 
-LARGEST = 1 << 30
+_LARGEST = 1 << 30
 """An expression with more work than this, in elements over all its nodes, is not taken for a constant."""
-MADE = 1 << 24
+_MADE = 1 << 24
 """An expression of more elements than this, and than any of its inputs, has made up extents."""
-KEPT = 1 << 16
+_KEPT = 1 << 16
 """Results of up to this many elements are kept, so that long chains of small expressions stay cheap."""
 
-Compute = Callable[[Node, list[Array]], Array]
+_Compute = Callable[[Node, list[Array]], Array]
 
 
 def _reshape(node: Node, given: list[Array]) -> Array:
@@ -36,20 +36,20 @@ def _known(node: Node) -> tuple[int, ...]:
     return tuple(extent for extent in node.outputs[0].shape or () if extent is not None)
 
 
-def _filled(node: Node, _: list[Array]) -> Array:
+def _constant(node: Node, _: list[Array]) -> Array:
     value = node.attribute("value", None)
     fill: Any = np.float32(0) if value is None else value.load().reshape(-1)[0]
     return np.broadcast_to(fill, _known(node))
 
 
-def _shape(node: Node, given: list[Array]) -> Array:
+def _extents(node: Node, given: list[Array]) -> Array:
     return np.array(given[0].shape[node.attribute("start", 0) : node.attribute("end", None)], np.int64)
 
 
-def _slice(node: Node, given: list[Array]) -> Array:
+def _cut(node: Node, given: list[Array]) -> Array:
     array = given[0]
-    for axis, start, end, step in slice_arguments(node) or ():
-        array = array.take(slice_indices(start, end, step, array.shape[axis]), axis=axis)
+    for axis, kept in (slice_places(node, array.shape) or {}).items():
+        array = array.take(kept or (), axis=axis)
     return array
 
 
@@ -57,7 +57,7 @@ def _power(base: Array, exponent: Array) -> Array:
     return np.power(base, exponent).astype(base.dtype)
 
 
-ARITHMETIC: dict[str, tuple[str, Callable[..., Array]]] = {
+_ARITHMETIC: dict[str, tuple[str, Callable[..., Array]]] = {
     "Identity": ("fiub", np.asarray),
     "Cast": ("fiub", np.asarray),
     "CastLike": ("fiub", lambda array, *_: array),
@@ -76,7 +76,7 @@ ARITHMETIC: dict[str, tuple[str, Callable[..., Array]]] = {
 }
 """Operator -> the kinds of types that its first input may have, and what it computes of its inputs alone."""
 
-MOVES: dict[str, Compute] = {
+_MOVES: dict[str, _Compute] = {
     "Transpose": lambda node, given: given[0].transpose(node.attribute("perm", None)),
     "Unsqueeze": _reshape,
     "Squeeze": _reshape,
@@ -84,22 +84,22 @@ MOVES: dict[str, Compute] = {
     "Flatten": _reshape,
     "Expand": lambda node, given: np.broadcast_to(given[0], _known(node)),
     "Tile": lambda _, given: np.tile(given[0], given[1]),
-    "ConstantOfShape": _filled,
-    "Shape": _shape,
+    "ConstantOfShape": _constant,
+    "Shape": _extents,
     "Gather": lambda node, given: np.take(given[0], given[1], axis=node.attribute("axis", 0)),
-    "Slice": _slice,
+    "Slice": _cut,
     "Concat": lambda node, given: np.concatenate(given, axis=node.attribute("axis", 1)),
 }
 """Operator -> how it picks, repeats and orders elements; the output's inferred shape stands for the arguments."""
 
 
-def _meaning(node: Node, dtype: np.dtype[Any]) -> Compute | None:
+def _meaning(node: Node, dtype: np.dtype[Any]) -> _Compute | None:
     """What `node` computes of constants the first of which is of `dtype`; None where that is not for us."""
-    kinds, function = ARITHMETIC.get(node.op, ("", None))
+    kinds, function = _ARITHMETIC.get(node.op, ("", None))
     old = node.version < 7 and "axis" in node.attributes  # which is where the second operand was aligned
-    if function is not None and _kind(dtype) in kinds and not old:
+    if function is not None and _letter(dtype) in kinds and not old:
         return lambda _, given: function(*given)
-    return MOVES.get(node.op)
+    return _MOVES.get(node.op)
 
 
 class Expressions:
@@ -121,15 +121,15 @@ class Expressions:
         extents = _known(node)
         size = math.prod(extents)
         work = math.prod(extent or 1 for extent in extents) + sum(self.work.get(tensor, 0) for tensor in tensors)
-        grown = size > max(MADE, *(math.prod(tensor.shape) for tensor in tensors))
-        if work > LARGEST or grown:
+        grown = size > max(_MADE, *(math.prod(tensor.shape) for tensor in tensors))
+        if work > _LARGEST or grown:
             return None
-        found = Tensor(node, extents, target.dtype, self._loader(node, compute, tensors, extents, size <= KEPT))
-        self.work[found] = size if size <= KEPT else work
+        found = Tensor(node, extents, target.dtype, self._loader(node, compute, tensors, extents, size <= _KEPT))
+        self.work[found] = size if size <= _KEPT else work
         return found
 
     def _loader(
-        self, node: Node, compute: Compute, given: list[Tensor], shape: tuple[int, ...], keep: bool
+        self, node: Node, compute: _Compute, given: list[Tensor], shape: tuple[int, ...], keep: bool
     ) -> Callable[[], Array]:
         kept: list[Array] = []
 
@@ -146,5 +146,5 @@ class Expressions:
         return load
 
 
-def _kind(dtype: np.dtype[Any]) -> str:
+def _letter(dtype: np.dtype[Any]) -> str:
     return "f" if dtype.name == "bfloat16" else dtype.kind

@@ -65,7 +65,7 @@ def mirrored(node: Node, array: Float64) -> None:
 
 def plain_fill(node: Node) -> bool:
     """Whether a Pad brings in elements that are none of its input's."""
-    pads = transfer.integers(node, 1, "pads" if "pads" in node.attributes else "paddings") or []
+    pads = transfer.constant_integers(node, "pads" if "pads" in node.attributes else "paddings", 1) or []
     return bool(node.attribute("mode", "constant") == "constant") and any(pad > 0 for pad in pads)
 
 
@@ -129,54 +129,54 @@ class Rule:
     pieces: bool = False
 
 
-SPATIAL = mixing(transfer.spatial_axes)
-RESIZED = mixing(transfer.resized_axes)
-REPEATED = mixing(transfer.repeated_axes)
-PADDED = mixing(transfer.padded_axes)
-RESHAPE = Rule(moves.reshaped, moves.reshaped_down)
-IDENTITY = Rule(transfer.same, transfer.same_down)
-RECTIFIER = Rule(transfer.same, transfer.same_down, positive, never)
-MAXIMUM = Rule(*SPATIAL, ordered_values, only_values)
-INTERPOLATION = Rule(*RESIZED, interpolating, interpolating)
+_SPATIAL = mixing(transfer.spatial_axes)
+_RESIZED = mixing(transfer.resized_axes)
+_REPEATED = mixing(transfer.repeated_axes)
+_PADDED = mixing(transfer.padded_axes)
+_RESHAPE = Rule(moves.reshaped_up, moves.reshaped_down)
+_IDENTITY = Rule(transfer.same_up, transfer.same_down)
+_RECTIFIER = Rule(transfer.same_up, transfer.same_down, positive, never)
+_MAXIMUM = Rule(*_SPATIAL, ordered_values, only_values)
+_INTERPOLATION = Rule(*_RESIZED, interpolating, interpolating)
 
 COMMUTING: dict[str, Rule] = {
-    "Identity": IDENTITY,
-    "Dropout": Rule(transfer.same, transfer.same_down, inference, inference),
-    "Transpose": Rule(moves.transposed, moves.transposed_down),
-    "Reshape": RESHAPE,
-    "Flatten": RESHAPE,
+    "Identity": _IDENTITY,
+    "Dropout": Rule(transfer.same_up, transfer.same_down, inference, inference),
+    "Transpose": Rule(moves.transposed_up, moves.transposed_down),
+    "Reshape": _RESHAPE,
+    "Flatten": _RESHAPE,
     "Squeeze": Rule(moves.inserted, moves.removed),
     "Unsqueeze": Rule(moves.removed, moves.inserted),
-    "MaxPool": MAXIMUM,
-    "GlobalMaxPool": MAXIMUM,
-    "AveragePool": Rule(*SPATIAL, always, unpadded),
-    "GlobalAveragePool": Rule(*SPATIAL),
-    "ReduceMean": Rule(transfer.reduced, transfer.reduced_down),
-    "ReduceMax": Rule(transfer.reduced, transfer.reduced_down, positive),
-    "ReduceMin": Rule(transfer.reduced, transfer.reduced_down, positive),
-    "ReduceSum": Rule(transfer.summed, transfer.summed_down),
-    "Concat": Rule(moves.concatenated, moves.concatenated_down, fan_multiplier="each", fan_shift="each"),
-    "Split": Rule(moves.split, moves.split_down, pieces=True),
-    "Slice": Rule(moves.sliced, moves.sliced_down),
-    "Pad": Rule(*PADDED, unfilled, mirrored),
-    "Resize": INTERPOLATION,
-    "Upsample": INTERPOLATION,
-    "Expand": Rule(*REPEATED),
-    "Tile": Rule(*REPEATED),
-    "Relu": RECTIFIER,
-    "LeakyRelu": RECTIFIER,
-    "PRelu": RECTIFIER,
-    "Abs": RECTIFIER,
-    "Add": Rule(transfer.spread, transfer.spread_down, fan_multiplier="all", fan_shift="one"),
-    "Sum": Rule(transfer.spread, transfer.spread_down, fan_multiplier="all", fan_shift="one"),
-    "Mean": Rule(transfer.spread, transfer.spread_down, fan_multiplier="all", fan_shift="all"),
-    "Max": Rule(transfer.spread, transfer.spread_down, positive, fan_multiplier="all", fan_shift="all"),
-    "Min": Rule(transfer.spread, transfer.spread_down, positive, fan_multiplier="all", fan_shift="all"),
-    "Sub": Rule(transfer.subtracted, transfer.subtracted_down, fan_multiplier="all", fan_shift="one"),
-    "Mul": Rule(transfer.product, transfer.product_down, always, by_constant, "one", "one"),
-    "Div": Rule(transfer.quotient, transfer.product_down, always, by_constant),
-    "DepthToSpace": Rule(moves.widened, moves.narrowed),
-    "SpaceToDepth": Rule(moves.narrowed, moves.widened),
-    "Gather": Rule(moves.gathered, moves.gathered_down),
+    "MaxPool": _MAXIMUM,
+    "GlobalMaxPool": _MAXIMUM,
+    "AveragePool": Rule(*_SPATIAL, always, unpadded),
+    "GlobalAveragePool": Rule(*_SPATIAL),
+    "ReduceMean": Rule(transfer.reduced_up, transfer.reduced_down),
+    "ReduceMax": Rule(transfer.reduced_up, transfer.reduced_down, positive),
+    "ReduceMin": Rule(transfer.reduced_up, transfer.reduced_down, positive),
+    "ReduceSum": Rule(transfer.summed_up, transfer.summed_down),
+    "Concat": Rule(moves.concat_up, moves.concat_down, fan_multiplier="each", fan_shift="each"),
+    "Split": Rule(moves.split_up, moves.split_down, pieces=True),
+    "Slice": Rule(moves.picked_up, moves.picked_down),
+    "Pad": Rule(*_PADDED, unfilled, mirrored),
+    "Resize": _INTERPOLATION,
+    "Upsample": _INTERPOLATION,
+    "Expand": Rule(*_REPEATED),
+    "Tile": Rule(*_REPEATED),
+    "Relu": _RECTIFIER,
+    "LeakyRelu": _RECTIFIER,
+    "PRelu": _RECTIFIER,
+    "Abs": _RECTIFIER,
+    "Add": Rule(transfer.spread_up, transfer.spread_down, fan_multiplier="all", fan_shift="one"),
+    "Sum": Rule(transfer.spread_up, transfer.spread_down, fan_multiplier="all", fan_shift="one"),
+    "Mean": Rule(transfer.spread_up, transfer.spread_down, fan_multiplier="all", fan_shift="all"),
+    "Max": Rule(transfer.spread_up, transfer.spread_down, positive, fan_multiplier="all", fan_shift="all"),
+    "Min": Rule(transfer.spread_up, transfer.spread_down, positive, fan_multiplier="all", fan_shift="all"),
+    "Sub": Rule(transfer.subtracted_up, transfer.subtracted_down, fan_multiplier="all", fan_shift="one"),
+    "Mul": Rule(transfer.product_up, transfer.product_down, always, by_constant, "one", "one"),
+    "Div": Rule(transfer.quotient_up, transfer.product_down, always, by_constant),
+    "DepthToSpace": Rule(moves.to_blocks, moves.from_blocks),
+    "SpaceToDepth": Rule(moves.from_blocks, moves.to_blocks),
+    "Gather": Rule(moves.picked_up, moves.picked_down),
 }
 """Operator -> how it lets an affine pass. A new commuting operator is one row."""

@@ -1,38 +1,39 @@
 """How an array of multipliers or shifts moves through an operator that only moves elements about.
 
-See `transfer` for what `up` and `down` are given and give.
+What such an operator does is said once: the order of its axes, the places that it keeps along an axis, the runs of axes
+that correspond. Down follows that, and up goes back: a place that is not kept nobody reads, so that the neutral element
+may stand there, and what is kept twice must agree. See `transfer` for what `up` and `down` are given and give.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from ..ir.graph import Node, Shape, Value, content_readers
-from ..ir.shapes.arguments import slice_arguments, slice_indices
+from ..ir.shapes.arguments import slice_places
 from .affine import Float64, collapse
 from .refusal import bounded, refuse, shape_of
-from .transfer import Wanted, flat, integers, within
+from .transfer import Wanted, constant_integers, flat, within
 
 
-def permutation(node: Node) -> list[int]:
+def _order(node: Node) -> list[int]:
     rank = len(shape_of(node.inputs[0], node))
-    order = [int(i) for i in node.attribute("perm", range(rank)[::-1])]
-    if sorted(order) != list(range(rank)):
-        raise refuse("shape", f"{node.label} orders {rank} axes by {order}", node)
-    return order
+    return list(node.attribute("perm", range(rank)[::-1]))
 
 
-def transposed(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    return [array.transpose(np.argsort(permutation(node)))]
+def transposed_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    return [array.transpose(np.argsort(_order(node)))]
 
 
 def transposed_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    return [array.transpose(permutation(node))]
+    return [array.transpose(_order(node))]
 
 
-def reshaped(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+def reshaped_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     return [regroup(array, shape_of(node.outputs[0], node), shape_of(node.inputs[0], node), node)]
 
 
@@ -47,7 +48,7 @@ def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
     so one channel becomes a run of features, and a channel axis may split and join again (channel shuffle).
     """
     pieces: list[int] = []
-    for before, after in matching(old, new):
+    for before, after in _matching(old, new):
         part = array.shape[before.start : before.stop]
         if all(extent == 1 for extent in part):
             pieces.extend([1] * len(after))
@@ -64,21 +65,21 @@ def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
     return collapse(np.ascontiguousarray(array).reshape(pieces))
 
 
-def matching(old: Shape, new: Shape) -> list[tuple[range, range]]:
+def _matching(old: Shape, new: Shape) -> list[tuple[range, range]]:
     """The shortest runs of axes of `old` and `new` that hold the same elements.
 
     Known extents at either end correspond as far as their products meet, since in row-major order what stands between
     then holds equally many elements; where that is not known, it is one run.
     """
-    i, j = tails(old, new)
-    left, right = tails(old[:i][::-1], new[:j][::-1])
+    i, j = _tails(old, new)
+    left, right = _tails(old[:i][::-1], new[:j][::-1])
     p, q = i - left, j - right
     between = [(range(p, i), range(q, j))] if (p, q) != (i, j) else []
-    behind = split_runs(old, new, range(i, len(old)), range(j, len(new)))
-    return split_runs(old, new, range(p), range(q)) + between + behind
+    behind = _split_runs(old, new, range(i, len(old)), range(j, len(new)))
+    return _split_runs(old, new, range(p), range(q)) + between + behind
 
 
-def tails(old: Shape, new: Shape) -> tuple[int, int]:
+def _tails(old: Shape, new: Shape) -> tuple[int, int]:
     """Where the longest known tails of equal product begin."""
     found = i, j = len(old), len(new)
     a = b = 1
@@ -94,7 +95,7 @@ def tails(old: Shape, new: Shape) -> tuple[int, int]:
             return found
 
 
-def split_runs(old: Shape, new: Shape, left: range, right: range) -> list[tuple[range, range]]:
+def _split_runs(old: Shape, new: Shape, left: range, right: range) -> list[tuple[range, range]]:
     """Cut two runs of known extents and equal product wherever the products of their prefixes meet."""
     runs: list[tuple[range, range]] = []
     i, j = left.start, right.start
@@ -110,9 +111,9 @@ def split_runs(old: Shape, new: Shape, left: range, right: range) -> list[tuple[
     return runs
 
 
-def inserted_axes(node: Node) -> list[int]:
+def _inserted_axes(node: Node) -> list[int]:
     """The axes that an Unsqueeze inserts or a Squeeze removes, counted from 0 in the longer of the two shapes."""
-    shape, axes = shape_of(node.inputs[0], node), integers(node, 1, "axes")
+    shape, axes = shape_of(node.inputs[0], node), constant_integers(node, "axes", 1)
     if axes is None:
         if None in shape:
             raise refuse("shape", f"which axes {node.label} removes is not known", node)
@@ -122,16 +123,18 @@ def inserted_axes(node: Node) -> list[int]:
 
 
 def inserted(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    return [np.expand_dims(array, tuple(inserted_axes(node)))]
+    """Down through an Unsqueeze, up through a Squeeze."""
+    return [np.expand_dims(array, tuple(_inserted_axes(node)))]
 
 
 def removed(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    axes = inserted_axes(node)
+    """Up through an Unsqueeze, down through a Squeeze."""
+    axes = _inserted_axes(node)
     flat(node, array, axes)
     return [array.squeeze(tuple(axes))]
 
 
-def extent(value: Value | None, axis: int, node: Node) -> int:
+def _extent(value: Value | None, axis: int, node: Node) -> int:
     """The extent of a value along `axis`; refuses where it is not known."""
     found = shape_of(value, node)[axis]
     if found is None:
@@ -140,127 +143,91 @@ def extent(value: Value | None, axis: int, node: Node) -> int:
     return found
 
 
-def concatenated(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    """Up through a Concat: each input takes its slice."""
-    axis = within(node, node.attribute("axis", 1), array.ndim)
-    if array.shape[axis] == 1:
-        return [array for _ in node.inputs]
-    parts: list[Float64] = []
-    at = 0
-    for value in node.inputs:
-        size = extent(value, axis, node)
-        parts.append(collapse(array.take(range(at, at + size), axis=axis)))
-        at += size
-    return parts
-
-
-def concatenated_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
-    """Down through a Concat: the neutral element stands for the other inputs."""
-    axis = within(node, node.attribute("axis", 1), array.ndim)
-    sizes = [extent(value, axis, node) for value in node.inputs]
-    return [placed(array, axis, sum(sizes[:slot]), sizes[slot], sum(sizes), neutral)]
-
-
-def placed(array: Float64, axis: int, start: int, size: int, total: int, neutral: float) -> Float64:
-    """`array` on [start, start + size) of `axis`, the neutral element on the rest of `total`."""
-    whole = blank(array, axis, total, neutral)
-    window = (slice(None),) * axis + (slice(start, start + size),)
-    whole[window] = array
+def _placed(node: Node, array: Float64, axis: int, kept: Sequence[int], size: int, neutral: float) -> Float64:
+    """`array` at the places `kept` of `axis`, the neutral element on the rest of `size`."""
+    shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
+    bounded(shape)
+    whole = np.full(shape, neutral)
+    whole[(slice(None),) * axis + (list(kept),)] = array
+    if (whole.take(kept, axis=axis) != array).any():
+        raise refuse("readers", f"{node.label} reads one channel twice", node)
     return whole
 
 
-def blank(array: Float64, axis: int, size: int, neutral: float) -> Float64:
-    """The neutral element in the shape of `array`, with another extent along `axis`."""
-    shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
-    bounded(shape)
-    return np.full(shape, neutral)
+def _axis(node: Node, array: Float64) -> int:
+    """The axis along which a Concat, Split or Gather works."""
+    return within(node, node.attribute("axis", 1 if node.op == "Concat" else 0), array.ndim)
 
 
-def split_part(node: Node, axis: int, index: int) -> tuple[int, int, int]:
-    """Start and size of output `index` of a Split along `axis`, and the whole extent."""
-    sizes = [extent(value, axis, node) for value in node.outputs]
-    return sum(sizes[:index]), sizes[index], sum(sizes)
+def _pieces(node: Node, values: Sequence[Value | None], axis: int) -> list[range]:
+    """Where the inputs of a Concat, or the outputs of a Split, stand along `axis` of the whole."""
+    ends = accumulate((_extent(value, axis, node) for value in values), initial=0)
+    return list(map(range, starts := list(ends), starts[1:]))
 
 
-def split(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
-    """Up through a Split: the neutral element stands for the other pieces, where anyone reads them."""
-    axis = within(node, node.attribute("axis", 0), array.ndim)
+def _cut(node: Node, values: Sequence[Value | None], array: Float64) -> list[Float64]:
+    axis = _axis(node, array)
+    if array.shape[axis] == 1:
+        return [array for _ in values]
+    return [collapse(array.take(kept, axis=axis)) for kept in _pieces(node, values, axis)]
+
+
+def _put(node: Node, values: Sequence[Value | None], index: int, array: Float64, neutral: float) -> list[Float64]:
+    """The whole of which `array` is one piece: the neutral element stands for the others."""
+    axis = _axis(node, array)
+    pieces = _pieces(node, values, axis)
+    return [_placed(node, array, axis, pieces[index], pieces[-1].stop, neutral)]
+
+
+def concat_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    return _cut(node, node.inputs, array)
+
+
+def concat_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
+    return _put(node, node.inputs, slot, array, neutral)
+
+
+def split_up(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
+    """The other pieces count where anyone reads them."""
     others = [value for i, value in enumerate(node.outputs) if i != index]
-    if array.shape[axis] == 1 and not any(content_readers(value) or value.public for value in others):
-        return [array]
-    return [placed(array, axis, *split_part(node, axis, index), neutral)]
+    read = any(content_readers(value) or value.public for value in others)
+    return _put(node, node.outputs, index, array, neutral) if read or array.shape[_axis(node, array)] != 1 else [array]
 
 
 def split_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    axis = within(node, node.attribute("axis", 0), array.ndim)
-    if array.shape[axis] == 1:
-        return [array for _ in node.outputs]
-    parts = []
-    for index in range(len(node.outputs)):
-        start, size, _total = split_part(node, axis, index)
-        parts.append(collapse(array.take(range(start, start + size), axis=axis)))
-    return parts
+    return _cut(node, node.outputs, array)
 
 
-def slices(node: Node, array: Float64) -> dict[int, range]:
-    """The indices that a Slice keeps, for each axis on which the array varies."""
-    cuts = slice_arguments(node)
-    if cuts is None:
-        raise refuse("dynamic", f"{node.label} computes what it cuts at run time", node)
-    kept = {}
-    for given, start, end, step in cuts:
-        axis = within(node, given, array.ndim)
+def _places(node: Node, array: Float64) -> Iterator[tuple[int, Sequence[int], int]]:
+    """What a Slice or Gather keeps of each axis on which the array varies: the axis, its places, its extent."""
+    if node.op == "Slice":
+        found = slice_places(node, shape_of(node.inputs[0], node))
+        if found is None:
+            raise refuse("dynamic", f"{node.label} computes what it cuts at run time", node)
+    else:
+        tensor = node.constant(1)
+        if tensor is None or len(tensor.shape) != 1:
+            raise refuse("dynamic", f"{node.label} does not gather by a constant list", node)
+        found = {_axis(node, array): tensor.load().tolist()}
+    for axis, kept in found.items():
         if array.shape[axis] != 1:
-            kept[axis] = slice_indices(start, end, step, extent(node.inputs[0], axis, node))
-    return kept
+            size = _extent(node.inputs[0], axis, node)  # within which they are known to lie
+            yield axis, kept or (), size
 
 
-def sliced(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    """Up through a Slice: what it does not keep nobody reads, so the neutral element may stand there."""
-    for axis, kept in slices(node, array).items():
-        size = extent(node.inputs[0], axis, node)
-        whole = blank(array, axis, size, neutral)
-        whole[(slice(None),) * axis + (list(kept),)] = array
-        array = whole
+def picked_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    for axis, kept, size in _places(node, array):
+        array = _placed(node, array, axis, kept, size, neutral)
     return [array]
 
 
-def sliced_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    for axis, kept in slices(node, array).items():
+def picked_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    for axis, kept, _size in _places(node, array):
         array = array.take(kept, axis=axis)
     return [collapse(array)]
 
 
-def gather(node: Node, rank: int) -> tuple[int, list[int]]:
-    """Axis and indices of a Gather by a constant list."""
-    tensor = node.constant(1)
-    if tensor is None or len(tensor.shape) != 1:
-        raise refuse("dynamic", f"{node.label} does not gather by a constant list", node)
-    axis = within(node, node.attribute("axis", 0), rank)
-    return axis, [int(i) for i in tensor.load()]
-
-
-def gathered(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    """Up through a Gather: what it does not read may stay; what it reads twice must agree."""
-    axis, indices = gather(node, array.ndim)
-    if array.shape[axis] == 1:
-        return [array]
-    whole = blank(array, axis, extent(node.inputs[0], axis, node), neutral)
-    whole[(slice(None),) * axis + (indices,)] = array
-    if not np.array_equal(whole.take(indices, axis=axis), array):
-        raise refuse("readers", f"{node.label} reads one channel twice", node)
-    return [whole]
-
-
-def gathered_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    axis, indices = gather(node, array.ndim)
-    if array.shape[axis] == 1:
-        return [array]
-    extent(node.inputs[0], axis, node)  # within which the indices are known to lie
-    return [collapse(array.take(indices, axis=axis))]
-
-
-def widened(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+def to_blocks(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
     """From a channel to the blocksize² channels that DepthToSpace makes it of, or SpaceToDepth makes of it."""
     flat(node, array, [0, 2, 3])
     times, vector = int(node.attribute("blocksize", 1)) ** 2, array.reshape(-1)
@@ -269,8 +236,8 @@ def widened(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]
     return [array if vector.size == 1 else wide.reshape(1, -1, 1, 1)]
 
 
-def narrowed(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    """The reverse of `widened`; refuses where the channels that become one do not agree."""
+def from_blocks(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """The reverse of `to_blocks`; refuses where the channels that become one do not agree."""
     flat(node, array, [0, 2, 3])
     times, vector = int(node.attribute("blocksize", 1)) ** 2, array.reshape(-1)
     if vector.size == 1:

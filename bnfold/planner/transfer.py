@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..ir.graph import Contradiction, Node, Value
-from ..ir.shapes.arguments import given
-from ..ir.shapes.arguments import integers as arguments
+from ..ir.shapes.arguments import given, integers
 from ..ir.shapes.check import broadcast
 from .affine import Float64
 from .records import Refusal
@@ -35,15 +34,15 @@ def within(node: Node, axis: int, rank: int) -> int:
     return axis % rank
 
 
-def integers(node: Node, slot: int, attribute: str) -> list[int] | None:
+def constant_integers(node: Node, name: str, index: int) -> list[int] | None:
     """A list that old opsets give as an attribute and newer ones as a constant input; None when it is absent."""
-    found = arguments(node, attribute, slot)
-    if given(node, attribute, slot) and (found is None or not (attribute in node.attributes or node.constant(slot))):
-        raise refuse("dynamic", f"{node.label} computes its {attribute} at run time", node)
+    found = integers(node, name, index)
+    if given(node, name, index) and (found is None or not (name in node.attributes or node.constant(index))):
+        raise refuse("dynamic", f"{node.label} computes its {name} at run time", node)
     return None if found is None else list(found)
 
 
-def same(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+def same_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     """Up through an operator of one data input that works element by element."""
     return [array]
 
@@ -52,14 +51,14 @@ def same_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float6
     return [array]
 
 
-def spread(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+def spread_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     """Up through an element-wise operator of several inputs that broadcast against each other."""
-    return [fitted(node, value, array) if value is not None else None for value in node.inputs]
+    return [_fitted(node, value, array) if value is not None else None for value in node.inputs]
 
 
-def fitted(node: Node, value: Value, array: Float64) -> Float64 | Refusal:
+def _fitted(node: Node, value: Value, array: Float64) -> Float64 | Refusal:
     """`array` as the broadcasting input `value` must have it: a Refusal where that is repeated but the array varies."""
-    modern(node)
+    _modern(node)
     shape = shape_of(value, node)
     missing = array.ndim - len(shape)
     if missing < 0:
@@ -76,20 +75,20 @@ def fitted(node: Node, value: Value, array: Float64) -> Float64 | Refusal:
 
 
 def spread_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    modern(node)
+    _modern(node)
     rank = len(shape_of(node.outputs[0], node))
     return [array.reshape((1,) * (rank - array.ndim) + array.shape)]
 
 
-def modern(node: Node) -> None:
+def _modern(node: Node) -> None:
     """Refuse operators that broadcast as before opset 7, where an attribute tells the axis."""
     if node.version < 7 and node.attribute("broadcast", 0):
         raise refuse("broadcast", f"{node.label} broadcasts as before opset 7", node)
 
 
-def subtracted(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+def subtracted_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     first, second = (value for value in node.inputs if value is not None)
-    return [fitted(node, first, array), fitted(node, second, array if neutral else -array)]
+    return [_fitted(node, first, array), _fitted(node, second, array if neutral else -array)]
 
 
 def subtracted_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
@@ -98,14 +97,14 @@ def subtracted_down(node: Node, slot: int, array: Float64, neutral: float) -> li
 
 def factor(node: Node) -> Float64 | None:
     """The constant operand of a Mul, or what a Div by a constant multiplies with."""
-    modern(node)
+    _modern(node)
     tensor = node.constant(1) or node.constant(0)
     if tensor is None:
         return None
     return 1 / numbers(tensor, node) if node.op == "Div" else numbers(tensor, node)
 
 
-def joined(node: Node, array: Float64, constant: Float64 | None) -> Float64:
+def _joined(node: Node, array: Float64, constant: Float64 | None) -> Float64:
     """The constant operand, where it broadcasts with the array to something that can be spelled out."""
     if constant is None:
         return np.ones(())
@@ -117,22 +116,22 @@ def joined(node: Node, array: Float64, constant: Float64 | None) -> Float64:
     return constant
 
 
-def product(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+def product_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     """Up through a Mul or Div: a multiplier goes to one factor as it is, a shift is divided by the constant."""
-    wanted: Float64 = array if neutral else array / joined(node, array, factor(node))
-    return [fitted(node, v, wanted) if v is not None and v.tensor is None else None for v in node.inputs]
+    wanted: Float64 = array if neutral else array / _joined(node, array, factor(node))
+    return [_fitted(node, v, wanted) if v is not None and v.tensor is None else None for v in node.inputs]
 
 
-def quotient(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
+def quotient_up(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
     """Up through a Div: into the dividend only."""
-    return [None if node.constant(0) is not None else product(node, index, array, neutral)[0]]
+    return [None if node.constant(0) is not None else product_up(node, index, array, neutral)[0]]
 
 
 def product_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
-    return spread_down(node, slot, array if neutral else array * joined(node, array, factor(node)), neutral)
+    return spread_down(node, slot, array if neutral else array * _joined(node, array, factor(node)), neutral)
 
 
-Axes = Callable[[Node, int], list[int]]
+_Axes = Callable[[Node, int], list[int]]
 """The axes of an operator's input (rank given) along which its outputs mix or repeat elements."""
 
 
@@ -143,7 +142,7 @@ def flat(node: Node, array: Float64, axes: list[int]) -> None:
         raise refuse("axis", what, node)
 
 
-def mixing(axes: Axes) -> tuple[Up, Down]:
+def mixing(axes: _Axes) -> tuple[Up, Down]:
     """An operator that keeps the rank of its one data input and mixes elements only along `axes`."""
 
     def up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
@@ -163,8 +162,8 @@ def spatial_axes(node: Node, rank: int) -> list[int]:
 
 def padded_axes(node: Node, rank: int) -> list[int]:
     """The axes that a Pad extends or cuts."""
-    pads = integers(node, 1, "pads" if "pads" in node.attributes else "paddings") or []
-    axes = integers(node, 3, "axes")
+    pads = constant_integers(node, "pads" if "pads" in node.attributes else "paddings", 1) or []
+    axes = constant_integers(node, "axes", 3)
     axes = list(range(rank)) if axes is None else axes
     return [within(node, axis, rank) for i, axis in enumerate(axes) if any(pads[i :: len(axes)])]
 
@@ -192,17 +191,17 @@ def repeated_axes(node: Node, rank: int) -> list[int]:
     return [axis for axis in range(rank) if old[axis] is None or old[axis] != new[axis]]
 
 
-def reduced_axes(node: Node) -> list[int]:
+def _reduced_axes(node: Node) -> list[int]:
     """The axes that a Reduce* removes or reduces, counted from 0."""
     rank = len(shape_of(node.inputs[0], node))
-    axes = integers(node, 1, "axes")
+    axes = constant_integers(node, "axes", 1)
     if not axes:
         return [] if node.attribute("noop_with_empty_axes", 0) else list(range(rank))
     return [within(node, axis, rank) for axis in axes]
 
 
-def reduced(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    axes = reduced_axes(node)
+def reduced_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    axes = _reduced_axes(node)
     if not node.attribute("keepdims", 1):
         array = np.expand_dims(array, tuple(axes))
     flat(node, array, axes)
@@ -210,23 +209,23 @@ def reduced(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
 
 
 def reduced_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    axes = reduced_axes(node)
+    axes = _reduced_axes(node)
     flat(node, array, axes)
     return [array if node.attribute("keepdims", 1) else array.squeeze(tuple(axes))]
 
 
-def summands(node: Node) -> int:
+def _summands(node: Node) -> int:
     """How many elements a ReduceSum adds up to one; refuses where that is not known."""
     shape = shape_of(node.inputs[0], node)
-    count = math.prod(shape[axis] or 0 for axis in reduced_axes(node))
+    count = math.prod(shape[axis] or 0 for axis in _reduced_axes(node))
     if not 0 < count < 1 << 53:
         raise refuse("shape", f"how many elements {node.op} {node.name!r} adds up is not known", node)
     return count
 
 
-def summed(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
-    return reduced(node, index, array if neutral else array / summands(node), neutral)
+def summed_up(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
+    return reduced_up(node, index, array if neutral else array / _summands(node), neutral)
 
 
 def summed_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
-    return reduced_down(node, slot, array if neutral else array * summands(node), neutral)
+    return reduced_down(node, slot, array if neutral else array * _summands(node), neutral)

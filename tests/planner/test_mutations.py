@@ -157,8 +157,27 @@ def by_size(right: Any) -> Any:
     return mutant
 
 
-def python_indices(start: int, end: int, step: int, extent: int) -> range:
-    return range(*slice(start, end, step).indices(extent))
+def python_places(right: Any) -> Any:
+    """A Slice that goes backwards to the front, whose end Python would count from behind."""
+
+    def mutant(node: Any, shape: Any) -> Any:
+        found = right(node, shape) or {}
+        return {axis: kept and range(*slice(*edges(kept)).indices(shape[axis])) for axis, kept in found.items()}
+
+    def edges(kept: range) -> tuple[int, int, int]:
+        return kept.start, kept.stop, kept.step
+
+    return mutant
+
+
+def without_offsets(right: Any) -> Any:
+    """Every piece but the last begins at the front."""
+
+    def mutant(node: Any, values: Any, axis: int) -> Any:
+        *pieces, last = right(node, values, axis)
+        return [*(range(len(piece)) for piece in pieces), last]
+
+    return mutant
 
 
 def without_kernel(right: Any) -> Any:
@@ -223,7 +242,7 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "shift through Relu": rule("Relu", shift=commuting.always),
     "negative multiplier through Relu": rule("Relu", multiplier=commuting.always),
     "negative multiplier through PRelu": rule("PRelu", multiplier=commuting.always),
-    "count of ReduceSum ignored": rule("ReduceSum", up=transfer.reduced, down=transfer.reduced_down),
+    "count of ReduceSum ignored": rule("ReduceSum", up=transfer.reduced_up, down=transfer.reduced_down),
     "shift through a zero Pad": rule("Pad", shift=commuting.always),
     "filler of Pad ignored": rule("Pad", multiplier=commuting.always),
     "shift through a product": rule("Mul", shift=commuting.always),
@@ -232,16 +251,16 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "multiplier into one summand": rule("Add", fan_multiplier="one"),
     "multiplier of one branch taken for all": rule("Add", fan_multiplier="each"),
     "shift into one of Mean": rule("Mean", fan_shift="one"),
-    "sign of Sub forgotten": rule("Sub", up=transfer.spread, down=transfer.spread_down),
-    "multiplier into the divisor": rule("Div", up=transfer.spread, fan_multiplier="each"),
+    "sign of Sub forgotten": rule("Sub", up=transfer.spread_up, down=transfer.spread_down),
+    "multiplier into the divisor": rule("Div", up=transfer.spread_up, fan_multiplier="each"),
     "slices of Concat swapped": moved("Concat", up=lambda node, _, results, __: results[::-1]),
     "start in Concat forgotten": moved("Concat", down=lambda _, slot, results, __: [np.roll(results[0], slot, 1)]),
-    "rest of Concat forgotten": swap(moves, "placed", lambda right: lambda array, *rest: array),
-    "offset of a piece": swap(moves, "split_part", lambda right: lambda node, axis, index: right(node, axis, 0)),
+    "rest of Concat forgotten": swap(moves, "_placed", lambda right: lambda node, array, *rest: array),
+    "offset of a piece": swap(moves, "_pieces", without_offsets),
     "order of a Gather ignored": moved("Gather", up=lambda node, _, results, __: [results[0][:, ::-1]]),
     "order of a Reshape ignored": moved("Reshape", up=lambda _, __, results, ___: [np.flip(results[0])]),
     "Transpose not inverted": rule("Transpose", up=moves.transposed_down),
-    "Transpose inverted down": rule("Transpose", down=moves.transposed),
+    "Transpose inverted down": rule("Transpose", down=moves.transposed_up),
     "axes of pooling ignored": swap(transfer, "flat", lambda right: lambda *args: None),
     "broadcasting by size": swap(foldable, "_broadcast_constant", by_size),
     "other readers ignored": swap(view.View, "readers", lambda right: lambda self, value: right(self, value)[:1]),
@@ -251,7 +270,7 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "merged on the wrong side": swap(propagate.Attempt, "_take_chain", other_side),
     "b left instead of b/a": swap(passes, "_parts", undivided),
     "mask of Dropout taken for its data": rule("Dropout", pieces=True),
-    "slices as Python counts them": swap(moves, "slice_indices", lambda right: python_indices),
+    "slices as Python counts them": swap(moves, "slice_places", python_places),
     "no kernel_shape, no padding": swap(windows, "windows", without_kernel),
     "content taken for a shape": lambda patch: patch.setitem(graph.BLIND, "Sigmoid", frozenset({0})),
     "type taken for content nowhere": lambda patch: patch.setitem(graph.BLIND, "CastLike", frozenset({0, 1})),

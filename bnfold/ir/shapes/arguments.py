@@ -47,7 +47,24 @@ def input_shape(node: Node, index: int = 0) -> Shape | None:
     return None if value is None else value.shape
 
 
-def slice_indices(start: int, end: int, step: int, extent: int) -> range:
+def slice_places(node: Node, shape: Shape) -> dict[int, range | None] | None:
+    """The elements that a Slice of an input of `shape` keeps along each axis that it cuts, None where its extent is.
+
+    None as a whole where the arguments are not constant. Raises Contradiction where they do not fit each other.
+    """
+    starts, ends = integers(node, "starts", 1), integers(node, "ends", 2)
+    axes = integers(node, "axes", 3) if given(node, "axes", 3) else tuple(range(len(starts or ())))
+    steps = integers(node, "steps", 4) if given(node, "steps", 4) else (1,) * len(starts or ())
+    check.ensure(0 not in (steps or ()), "a step is 0")
+    if starts is None or ends is None or axes is None or steps is None:
+        return None
+    check.common(map(len, (starts, ends, axes, steps)), "its starts, ends, axes, steps")
+    extents = {axis: shape[axis] for axis in check.axes(axes, len(shape))}
+    cuts = zip(extents.items(), starts, ends, steps, strict=True)
+    return {axis: None if e is None else slice_range(start, end, step, e) for (axis, e), start, end, step in cuts}
+
+
+def slice_range(start: int, end: int, step: int, extent: int) -> range:
     """The elements that a Slice takes of an axis of `extent`; Python counts otherwise when it goes backwards.
 
     Negative ends count from behind; then both are clamped to [0, extent], or going backwards to the last element and
@@ -56,18 +73,6 @@ def slice_indices(start: int, end: int, step: int, extent: int) -> range:
     low, high = (0, extent) if step > 0 else (-1, extent - 1)
     first, last = (end + extent if end < 0 else end for end in (start, end))
     return range(min(max(first, 0), high), min(max(last, low), high), step)
-
-
-def slice_arguments(node: Node) -> list[tuple[int, int, int, int]] | None:
-    """Axis, start, end and step of every axis that a Slice cuts; None where they are not constant."""
-    starts, ends = integers(node, "starts", 1), integers(node, "ends", 2)
-    axes = integers(node, "axes", 3) if given(node, "axes", 3) else tuple(range(len(starts or ())))
-    steps = integers(node, "steps", 4) if given(node, "steps", 4) else (1,) * len(starts or ())
-    check.ensure(0 not in (steps or ()), "a step is 0")
-    if starts is None or ends is None or axes is None or steps is None:
-        return None
-    check.common(map(len, (starts, ends, axes, steps)), "its starts, ends, axes, steps")
-    return list(zip(axes, starts, ends, steps, strict=True))
 
 
 def contents(value: Value, depth: int = _DEPTH) -> Extents | None:
@@ -111,12 +116,11 @@ def _of_concat(node: Node, depth: int) -> Extents | None:
 
 
 def _of_slice(node: Node, depth: int) -> Extents | None:
-    data, cuts = _held(node, 0, depth), slice_arguments(node)
-    if data is None or cuts is None:
+    data = _held(node, 0, depth)
+    places = None if data is None else slice_places(node, (len(data),))
+    if data is None or places is None:
         return None
-    for _axis, start, end, step in cuts:  # of one axis
-        data = tuple(data[i] for i in slice_indices(start, end, step, len(data)))
-    return data
+    return tuple(data[i] for i in places.get(0) or ()) if places else data
 
 
 def _of_both(compute: Callable[[int, int], int | None]) -> Callable[[Node, int], Extents | None]:

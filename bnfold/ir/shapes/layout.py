@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..graph import Node, Shape
 from . import check
-from .arguments import contents, given, input_shape, integers, slice_arguments, slice_indices
+from .arguments import contents, given, input_shape, integers, slice_places
 from .check import broadcast, product
 
 
@@ -170,19 +170,15 @@ def split_shape(node: Node) -> list[Shape | None]:
 
 def slice_shape(node: Node) -> list[Shape | None]:
     check.ensure(given(node, "starts", 1) and given(node, "ends", 2), "it has no starts or no ends")
-    data, cuts = input_shape(node), slice_arguments(node)
+    data = input_shape(node)
     if data is None:
         return [None]
-    if cuts is None:
+    places = slice_places(node, data)
+    if places is None:
         axes = integers(node, "axes", 3)
-        unknown = range(len(data)) if axes is None else check.axes(axes, len(data))
-        return [tuple(None if axis in unknown else extent for axis, extent in enumerate(data))]
-    shape = list(data)
-    axes = check.axes((axis for axis, *_ in cuts), len(data))
-    for axis, (_, start, end, step) in zip(axes, cuts, strict=True):
-        extent = data[axis]
-        shape[axis] = None if extent is None else len(slice_indices(start, end, step, extent))
-    return [tuple(shape)]
+        places = dict.fromkeys(range(len(data)) if axes is None else check.axes(axes, len(data)))
+    cut = {axis: None if kept is None else len(kept) for axis, kept in places.items()}
+    return [tuple(cut.get(axis, extent) for axis, extent in enumerate(data))]
 
 
 def gather_shape(node: Node) -> list[Shape | None]:
