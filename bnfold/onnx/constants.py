@@ -36,7 +36,7 @@ def _known(node: Node) -> tuple[int, ...]:
     return tuple(extent for extent in node.outputs[0].shape or () if extent is not None)
 
 
-def _constant(node: Node, _: list[Array]) -> Array:
+def _repeated(node: Node, _: list[Array]) -> Array:
     value = node.attribute("value", None)
     fill: Any = np.float32(0) if value is None else value.load().reshape(-1)[0]
     return np.broadcast_to(fill, _known(node))
@@ -46,7 +46,7 @@ def _extents(node: Node, given: list[Array]) -> Array:
     return np.array(given[0].shape[node.attribute("start", 0) : node.attribute("end", None)], np.int64)
 
 
-def _cut(node: Node, given: list[Array]) -> Array:
+def _taken(node: Node, given: list[Array]) -> Array:
     array = given[0]
     for axis, kept in (slice_places(node, array.shape) or {}).items():
         array = array.take(kept or (), axis=axis)
@@ -84,10 +84,10 @@ _MOVES: dict[str, _Compute] = {
     "Flatten": _reshape,
     "Expand": lambda node, given: np.broadcast_to(given[0], _known(node)),
     "Tile": lambda _, given: np.tile(given[0], given[1]),
-    "ConstantOfShape": _constant,
+    "ConstantOfShape": _repeated,
     "Shape": _extents,
     "Gather": lambda node, given: np.take(given[0], given[1], axis=node.attribute("axis", 0)),
-    "Slice": _cut,
+    "Slice": _taken,
     "Concat": lambda node, given: np.concatenate(given, axis=node.attribute("axis", 1)),
 }
 """Operator -> how it picks, repeats and orders elements; the output's inferred shape stands for the arguments."""

@@ -46,7 +46,7 @@ def _unpadded(node: Node, array: Float64) -> None:
     """An average is shifted by b only where every element that it counts is."""
     if node.attribute("count_include_pad", 0) and padded(node):
         raise refuse("padding", f"{node.label} counts zero padding, which a shift does not reach", node)
-    _filled(node)
+    _not_hollow(node)
 
 
 def _unfilled(node: Node, array: Float64) -> None:
@@ -83,7 +83,7 @@ def _interpolating(node: Node, array: Float64) -> None:
         raise refuse("padding", f"{node.label} fills with a constant outside the image", node)
 
 
-def _filled(node: Node) -> None:
+def _not_hollow(node: Node) -> None:
     """Refuse a pooling with a window of padding alone, whose result is made up."""
     if hollow(node):
         raise refuse("window", f"{node.label} may have windows that lie outside its input", node)
@@ -93,7 +93,7 @@ def _only_values(node: Node, array: Float64) -> None:
     """A max pooling commutes; the indices of its second output need not, when rounding makes a tie."""
     if any(content_readers(value) or value.public for value in node.outputs[1:]):
         raise refuse("indices", f"the indices that {node.label} finds are read", node)
-    _filled(node)
+    _not_hollow(node)
 
 
 def _ordered_values(node: Node, array: Float64) -> None:

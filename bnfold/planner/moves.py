@@ -7,30 +7,30 @@ may stand there, and what is kept twice must agree. See `transfer` for what `up`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from ..ir.graph import Node, Shape, Value, content_readers
 from ..ir.shapes.arguments import slice_places
+from ..ir.shapes.check import product
 from .affine import Float64, collapse
 from .refusal import bounded, refuse, shape_of
 from .transfer import Wanted, constant_integers, flat, within
 
 
-def _order(node: Node) -> list[int]:
+def _permutation(node: Node) -> list[int]:
     rank = len(shape_of(node.inputs[0], node))
     return list(node.attribute("perm", range(rank)[::-1]))
 
 
 def transposed_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    return [array.transpose(np.argsort(_order(node)))]
+    return [array.transpose(np.argsort(_permutation(node)))]
 
 
 def transposed_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    return [array.transpose(_order(node))]
+    return [array.transpose(_permutation(node))]
 
 
 def reshaped_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
@@ -47,6 +47,8 @@ def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
     Runs of axes with equal products correspond; where the array varies inside a run it is spelled out over the run,
     so one channel becomes a run of features, and a channel axis may split and join again (channel shuffle).
     """
+    if product(old) != product(new) and None not in (*old, *new):
+        raise refuse("shape", f"{node.label} reshapes {old} to {new}", node)
     pieces: list[int] = []
     for before, after in _matching(old, new):
         part = array.shape[before.start : before.stop]
@@ -60,8 +62,6 @@ def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
         bounded(whole, node)
         array = np.broadcast_to(array, whole)
         pieces.extend(int(new[i] or 0) for i in after)
-    if array.size != math.prod(pieces):
-        raise refuse("shape", f"{node.label} reshapes {old} to {new}", node)
     return collapse(np.ascontiguousarray(array).reshape(pieces))
 
 
@@ -71,44 +71,28 @@ def _matching(old: Shape, new: Shape) -> list[tuple[range, range]]:
     Known extents at either end correspond as far as their products meet, since in row-major order what stands between
     then holds equally many elements; where that is not known, it is one run.
     """
-    i, j = _tails(old, new)
-    left, right = _tails(old[:i][::-1], new[:j][::-1])
-    p, q = i - left, j - right
-    between = [(range(p, i), range(q, j))] if (p, q) != (i, j) else []
-    behind = _split_runs(old, new, range(i, len(old)), range(j, len(new)))
-    return _split_runs(old, new, range(p), range(q)) + between + behind
+    heads = _meetings(old, new)
+    i, j = heads[-1]
+    tails = _meetings(old[i:][::-1], new[j:][::-1])
+    ends = heads + [(len(old) - p, len(new) - q) for p, q in tails[::-1]]
+    return [(range(p, r), range(q, s)) for (p, q), (r, s) in pairwise(ends)]
 
 
-def _tails(old: Shape, new: Shape) -> tuple[int, int]:
-    """Where the longest known tails of equal product begin."""
-    found = i, j = len(old), len(new)
+def _meetings(old: Shape, new: Shape) -> list[tuple[int, int]]:
+    """Of how many extents of each the products meet, from the front as far as they are known."""
+    found = [(0, 0)]
+    i = j = 0
     a = b = 1
     while True:
-        if a == b:
-            found = i, j
-        before, after = old[i - 1] if i else None, new[j - 1] if j else None
-        if a <= b and before is not None:
-            a, i = a * before, i - 1
-        elif b <= a and after is not None:
-            b, j = b * after, j - 1
+        before, after = old[i] if i < len(old) else None, new[j] if j < len(new) else None
+        if before is not None and (a <= b or after is None):
+            a, i = a * before, i + 1
+        elif after is not None:
+            b, j = b * after, j + 1
         else:
             return found
-
-
-def _split_runs(old: Shape, new: Shape, left: range, right: range) -> list[tuple[range, range]]:
-    """Cut two runs of known extents and equal product wherever the products of their prefixes meet."""
-    runs: list[tuple[range, range]] = []
-    i, j = left.start, right.start
-    while i < left.stop or j < right.stop:
-        first_i, first_j = i, j
-        a = b = 1
-        while (a != b or (i, j) == (first_i, first_j)) and (i < left.stop or j < right.stop):
-            if (a <= b and i < left.stop) or j >= right.stop:
-                a, i = a * int(old[i] or 0), i + 1
-            else:
-                b, j = b * int(new[j] or 0), j + 1
-        runs.append((range(first_i, i), range(first_j, j)))
-    return runs
+        if a == b:
+            found.append((i, j))
 
 
 def _inserted_axes(node: Node) -> list[int]:
@@ -134,7 +118,7 @@ def removed(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]
     return [array.squeeze(tuple(axes))]
 
 
-def _extent(value: Value | None, axis: int, node: Node) -> int:
+def _known_extent(value: Value | None, axis: int, node: Node) -> int:
     """The extent of a value along `axis`; refuses where it is not known."""
     found = shape_of(value, node)[axis]
     if found is None:
@@ -161,11 +145,11 @@ def _axis(node: Node, array: Float64) -> int:
 
 def _pieces(node: Node, values: Sequence[Value | None], axis: int) -> list[range]:
     """Where the inputs of a Concat, or the outputs of a Split, stand along `axis` of the whole."""
-    ends = accumulate((_extent(value, axis, node) for value in values), initial=0)
-    return list(map(range, starts := list(ends), starts[1:]))
+    ends = accumulate((_known_extent(value, axis, node) for value in values), initial=0)
+    return [range(*pair) for pair in pairwise(ends)]
 
 
-def _cut(node: Node, values: Sequence[Value | None], array: Float64) -> list[Float64]:
+def _parted(node: Node, values: Sequence[Value | None], array: Float64) -> list[Float64]:
     axis = _axis(node, array)
     if array.shape[axis] == 1:
         return [array for _ in values]
@@ -180,7 +164,7 @@ def _put(node: Node, values: Sequence[Value | None], index: int, array: Float64,
 
 
 def concat_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    return _cut(node, node.inputs, array)
+    return _parted(node, node.inputs, array)
 
 
 def concat_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
@@ -195,7 +179,7 @@ def split_up(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
 
 
 def split_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    return _cut(node, node.outputs, array)
+    return _parted(node, node.outputs, array)
 
 
 def _places(node: Node, array: Float64) -> Iterator[tuple[int, Sequence[int], int]]:
@@ -211,7 +195,7 @@ def _places(node: Node, array: Float64) -> Iterator[tuple[int, Sequence[int], in
         found = {_axis(node, array): tensor.load().tolist()}
     for axis, kept in found.items():
         if array.shape[axis] != 1:
-            size = _extent(node.inputs[0], axis, node)  # within which they are known to lie
+            size = _known_extent(node.inputs[0], axis, node)  # within which they are known to lie
             yield axis, kept or (), size
 
 

@@ -104,7 +104,7 @@ def factor(node: Node) -> Float64 | None:
     return 1 / numbers(tensor, node) if node.op == "Div" else numbers(tensor, node)
 
 
-def _joined(node: Node, array: Float64, constant: Float64 | None) -> Float64:
+def _broadcasting(node: Node, array: Float64, constant: Float64 | None) -> Float64:
     """The constant operand, where it broadcasts with the array to something that can be spelled out."""
     if constant is None:
         return np.ones(())
@@ -118,7 +118,7 @@ def _joined(node: Node, array: Float64, constant: Float64 | None) -> Float64:
 
 def product_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
     """Up through a Mul or Div: a multiplier goes to one factor as it is, a shift is divided by the constant."""
-    wanted: Float64 = array if neutral else array / _joined(node, array, factor(node))
+    wanted: Float64 = array if neutral else array / _broadcasting(node, array, factor(node))
     return [_fitted(node, v, wanted) if v is not None and v.tensor is None else None for v in node.inputs]
 
 
@@ -128,7 +128,7 @@ def quotient_up(node: Node, index: int, array: Float64, neutral: float) -> Wante
 
 
 def product_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
-    return spread_down(node, slot, array if neutral else array * _joined(node, array, factor(node)), neutral)
+    return spread_down(node, slot, array if neutral else array * _broadcasting(node, array, factor(node)), neutral)
 
 
 _Axes = Callable[[Node, int], list[int]]

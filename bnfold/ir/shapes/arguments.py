@@ -6,7 +6,7 @@ ONNX moved many arguments from attributes to inputs over the years; a rule of sh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..graph import Node, Shape, Value
@@ -45,6 +45,11 @@ def reals(node: Node, name: str, index: int) -> tuple[float, ...] | None:
 def input_shape(node: Node, index: int = 0) -> Shape | None:
     value = node.input(index)
     return None if value is None else value.shape
+
+
+def with_extents(shape: Shape, extents: Mapping[int, int | None]) -> Shape:
+    """`shape` with other extents along some axes."""
+    return tuple(extents.get(axis, extent) for axis, extent in enumerate(shape))
 
 
 def slice_places(node: Node, shape: Shape) -> dict[int, range | None] | None:
@@ -89,13 +94,13 @@ def contents(value: Value, depth: int = _DEPTH) -> Extents | None:
     return (None,) * count if found is None and count is not None and count <= _LARGEST else found
 
 
-def _held(node: Node, index: int, depth: int) -> Extents | None:
+def _content(node: Node, index: int, depth: int) -> Extents | None:
     value = node.input(index)
     return None if value is None else contents(value, depth)
 
 
 def _of_same(node: Node, depth: int) -> Extents | None:
-    return _held(node, 0, depth)
+    return _content(node, 0, depth)
 
 
 def _of_shape(node: Node, _depth: int) -> Extents | None:
@@ -104,19 +109,19 @@ def _of_shape(node: Node, _depth: int) -> Extents | None:
 
 
 def _of_gather(node: Node, depth: int) -> Extents | None:
-    data, indices = _held(node, 0, depth), _held(node, 1, depth)
+    data, indices = _content(node, 0, depth), _content(node, 1, depth)
     if data is None or indices is None or None in indices:
         return None
     return tuple(data[i] if -len(data) <= i < len(data) else None for i in indices if i is not None)
 
 
 def _of_concat(node: Node, depth: int) -> Extents | None:
-    parts = [_held(node, i, depth) for i in range(len(node.inputs))]
+    parts = [_content(node, i, depth) for i in range(len(node.inputs))]
     return None if None in parts else tuple(v for part in parts if part is not None for v in part)
 
 
 def _of_slice(node: Node, depth: int) -> Extents | None:
-    data = _held(node, 0, depth)
+    data = _content(node, 0, depth)
     places = None if data is None else slice_places(node, (len(data),))
     if data is None or places is None:
         return None
@@ -125,7 +130,7 @@ def _of_slice(node: Node, depth: int) -> Extents | None:
 
 def _of_both(compute: Callable[[int, int], int | None]) -> Callable[[Node, int], Extents | None]:
     def rule(node: Node, depth: int) -> Extents | None:
-        left, right = _held(node, 0, depth), _held(node, 1, depth)
+        left, right = _content(node, 0, depth), _content(node, 1, depth)
         if left is None or right is None or not left or not right:
             return None
         count = max(len(left), len(right))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..graph import Node, Shape
 from . import check
-from .arguments import contents, given, input_shape, integers, slice_places
+from .arguments import contents, given, input_shape, integers, slice_places, with_extents
 from .check import broadcast, product
 
 
@@ -177,8 +177,7 @@ def slice_shape(node: Node) -> list[Shape | None]:
     if places is None:
         axes = integers(node, "axes", 3)
         places = dict.fromkeys(range(len(data)) if axes is None else check.axes(axes, len(data)))
-    cut = {axis: None if kept is None else len(kept) for axis, kept in places.items()}
-    return [tuple(cut.get(axis, extent) for axis, extent in enumerate(data))]
+    return [with_extents(data, {axis: None if kept is None else len(kept) for axis, kept in places.items()})]
 
 
 def gather_shape(node: Node) -> list[Shape | None]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..graph import Node, Shape
 from . import check
-from .arguments import contents, input_shape, integers, reals
+from .arguments import contents, input_shape, integers, reals, with_extents
 from .windows import WEIGHTS, Axis, windows
 
 
@@ -53,7 +53,7 @@ def transposed_shape(node: Node) -> list[Shape | None]:
     return [(data[0], channels, *space)]
 
 
-def _pooled(node: Node, extent: Callable[[Axis, int | None], int | None]) -> Shape | None:
+def _pooled_shape(node: Node, extent: Callable[[Axis, int | None], int | None]) -> Shape | None:
     """The shape behind a pooling, of whose windows `extent` makes so many elements of so many."""
     data = input_shape(node)
     check.ranked(data, 3)
@@ -63,7 +63,7 @@ def _pooled(node: Node, extent: Callable[[Axis, int | None], int | None]) -> Sha
 
 
 def pool_shape(node: Node) -> list[Shape | None]:
-    return [_pooled(node, Axis.count)] * 2
+    return [_pooled_shape(node, Axis.count)] * 2
 
 
 def unpool_shape(node: Node) -> list[Shape | None]:
@@ -71,7 +71,7 @@ def unpool_shape(node: Node) -> list[Shape | None]:
     if node.input(2) is not None:
         size = integers(node, "output_shape", 2)
         return [size or (None if data is None else (None,) * len(data))]
-    return [_pooled(node, Axis.transposed)]
+    return [_pooled_shape(node, Axis.transposed)]
 
 
 def global_pool_shape(node: Node) -> list[Shape | None]:
@@ -101,13 +101,10 @@ def pad_shape(node: Node) -> list[Shape | None]:
         return [None]
     if pads is None or (axes is None and node.input(3) is not None):
         return [(None,) * len(data)]
-    shape = list(data)
     places = tuple(range(len(data))) if axes is None else check.axes(axes, len(data))
     check.length("pads", pads, 2 * len(places))
-    for k, axis in enumerate(places):
-        have = shape[axis]
-        shape[axis] = None if have is None else have + pads[k] + pads[k + len(places)]
-    return [tuple(shape)]
+    padded = {axis: pads[k] + pads[k + len(places)] for k, axis in enumerate(places)}
+    return [tuple(None if extent is None else extent + padded.get(i, 0) for i, extent in enumerate(data))]
 
 
 def resize_shape(node: Node) -> list[Shape | None]:
@@ -117,22 +114,18 @@ def resize_shape(node: Node) -> list[Shape | None]:
         return [None]
     axes = check.axes(node.attribute("axes", None) or range(len(data)), len(data))
     sizes = node.input(3)
-    shape = list(data)
     if sizes is not None:
         found = contents(sizes) or (None,) * len(axes)
         check.length("sizes", found, len(axes))
         keep = node.attribute("keep_aspect_ratio_policy", "stretch") == "stretch"
-        for k, axis in enumerate(axes):
-            shape[axis] = found[k] if keep else None
-        return [tuple(shape)]
+        return [with_extents(data, dict(zip(axes, found, strict=True)) if keep else dict.fromkeys(axes))]
     scales = reals(node, "scales", 2 if node.op == "Resize" and node.version >= 11 else 1)
-    if scales is not None:
-        check.length("scales", scales, len(axes))
-        check.ensure(all(0 < scale < math.inf for scale in scales), f"its scales are {scales}")
-    for k, axis in enumerate(axes):
-        have = shape[axis]
-        shape[axis] = None if have is None or scales is None else math.floor(have * scales[k])
-    return [tuple(shape)]
+    if scales is None:
+        return [with_extents(data, dict.fromkeys(axes))]
+    check.length("scales", scales, len(axes))
+    check.ensure(all(0 < scale < math.inf for scale in scales), f"its scales are {scales}")
+    scaled = dict(zip(axes, scales, strict=True))
+    return [tuple(None if extent is None else math.floor(extent * scaled.get(i, 1)) for i, extent in enumerate(data))]
 
 
 def depth_to_space_shape(node: Node) -> list[Shape | None]:

@@ -18,7 +18,7 @@ from .check import sensible
 
 Rule = Callable[[Node], Sequence[Shape | None]]
 DType = np.dtype[Any]
-BOOL, INT64, UINT8, INT32, FLOAT = (np.dtype(t) for t in (np.bool_, np.int64, np.uint8, np.int32, np.float32))
+_BOOL, _INT64, _UINT8, _INT32, _FLOAT = (np.dtype(t) for t in (np.bool_, np.int64, np.uint8, np.int32, np.float32))
 
 _UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh CumSum DequantizeLinear "
@@ -98,8 +98,8 @@ SHAPES: dict[str, Rule] = {
 }
 
 _ELEMENT_TYPES = {
-    1: FLOAT, 2: UINT8, 3: np.dtype(np.int8), 4: np.dtype(np.uint16), 5: np.dtype(np.int16), 6: INT32, 7: INT64,
-    9: BOOL, 10: np.dtype(np.float16), 11: np.dtype(np.float64), 12: np.dtype(np.uint32), 13: np.dtype(np.uint64),
+    1: _FLOAT, 2: _UINT8, 3: np.dtype(np.int8), 4: np.dtype(np.uint16), 5: np.dtype(np.int16), 6: _INT32, 7: _INT64,
+    9: _BOOL, 10: np.dtype(np.float16), 11: np.dtype(np.float64), 12: np.dtype(np.uint32), 13: np.dtype(np.uint64),
 }  # fmt: skip
 """TensorProto.DataType -> NumPy; types that NumPy lacks are unknown here."""
 
@@ -138,38 +138,38 @@ def _typed(*types: DType | None) -> Callable[[Node], list[DType | None]]:
 def _constant_type(node: Node) -> list[DType | None]:
     if "value" in node.attributes:
         return [np.dtype(node.attributes["value"].dtype)]
-    return [FLOAT if any("float" in name for name in node.attributes) else INT64 if node.attributes else FLOAT]
+    return [_FLOAT if any("float" in name for name in node.attributes) else _INT64 if node.attributes else _FLOAT]
 
 
 def _filler_type(node: Node) -> list[DType | None]:
     value = node.attribute("value", None)
-    return [FLOAT if value is None else np.dtype(value.dtype)]
+    return [_FLOAT if value is None else np.dtype(value.dtype)]
 
 
 def _dropout_types(node: Node) -> list[DType | None]:
     """The mask was of the type of the data before opset 10."""
-    return [*_first(node)[:1], BOOL if node.version >= 10 else _first(node)[0]]
+    return [*_first(node)[:1], _BOOL if node.version >= 10 else _first(node)[0]]
 
 
 _PREDICATES = "And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or Xor"
 _INDICES = "ArgMax ArgMin NonMaxSuppression NonZero Shape Size"
 
-TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
-    **dict.fromkeys(_PREDICATES.split(), _typed(BOOL)),
-    **dict.fromkeys(_INDICES.split(), _typed(INT64)),
+_TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
+    **dict.fromkeys(_PREDICATES.split(), _typed(_BOOL)),
+    **dict.fromkeys(_INDICES.split(), _typed(_INT64)),
     **dict.fromkeys(("Cast",), _named("to", None)),
     **dict.fromkeys(("EyeLike", "Bernoulli", "RandomNormalLike", "RandomUniformLike"), _named("dtype", None)),
     **dict.fromkeys(("RandomNormal", "RandomUniform"), _named("dtype", 1)),
-    **dict.fromkeys(("ConvInteger", "MatMulInteger"), _typed(INT32)),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), _typed(_INT32)),
     **dict.fromkeys(("CastLike", "Where", "DequantizeLinear"), _input_type(1)),
     **dict.fromkeys(("QuantizeLinear", "OneHot"), _input_type(2)),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul"), _input_type(7)),
     "Constant": _constant_type,
     "ConstantOfShape": _filler_type,
     "Dropout": _dropout_types,
-    "MaxPool": _typed(None, INT64),
-    "TopK": _typed(None, INT64),
-    "Unique": _typed(None, INT64, INT64, INT64),
+    "MaxPool": _typed(None, _INT64),
+    "TopK": _typed(None, _INT64),
+    "Unique": _typed(None, _INT64, _INT64, _INT64),
 }
 
 
@@ -188,8 +188,8 @@ def infer(node: Node) -> None:
             sensible(shapes)
         except Contradiction as found:
             node.contradiction, shapes = str(found), ()
-    if rule is not None or node.op in TYPES:
-        for value, dtype in zip(node.outputs, TYPES.get(node.op, _first)(node), strict=False):
+    if rule is not None or node.op in _TYPES:
+        for value, dtype in zip(node.outputs, _TYPES.get(node.op, _first)(node), strict=False):
             value.dtype = dtype or value.dtype
     for value, shape in zip(node.outputs, shapes, strict=False):
         value.shape = _merged(shape, value.shape)

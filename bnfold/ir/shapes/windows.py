@@ -129,8 +129,8 @@ def windows(node: Node) -> list[Axis] | None:
     check.ensure(min((k for k in kernel if k is not None), default=1) > 0, f"its kernel_shape is {kernel}")
     auto = node.attribute("auto_pad", "NOTSET") or "NOTSET"
     check.ensure(auto in ("NOTSET", "VALID", *_SAME), f"its auto_pad is {auto!r}")
-    strides, dilations = _each(node, "strides", 1, rank), _each(node, "dilations", 1, rank)
-    extra, pads = _each(node, "output_padding", 0, rank), _each(node, "pads", 0, 2 * rank)
+    strides, dilations = _listed(node, "strides", 1, rank), _listed(node, "dilations", 1, rank)
+    extra, pads = _listed(node, "output_padding", 0, rank), _listed(node, "pads", 0, 2 * rank)
     if None in kernel:
         return None
     pads = pads if auto == "NOTSET" else [0] * 2 * rank
@@ -139,7 +139,7 @@ def windows(node: Node) -> list[Axis] | None:
     return [Axis(*row) for row in zip(*columns, strict=True)]
 
 
-def _each(node: Node, name: str, default: int, count: int) -> list[int]:
+def _listed(node: Node, name: str, default: int, count: int) -> list[int]:
     """A list with one element an axis (two for pads); those that count or step are positive."""
     found = list(node.attribute(name, None) or [default] * count)
     check.length(name, found, count)
