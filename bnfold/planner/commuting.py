@@ -134,7 +134,7 @@ _RESIZED = mixing(transfer.resized_axes)
 _REPEATED = mixing(transfer.repeated_axes)
 _PADDED = mixing(transfer.padded_axes)
 _RESHAPE = Rule(moves.reshaped_up, moves.reshaped_down)
-_RECTIFIER = Rule(transfer.same_up, transfer.same_down, positive, _no_shift)
+_RECTIFIER = Rule(transfer.as_is, transfer.as_is, positive, _no_shift)
 _MAXIMUM = Rule(*_SPATIAL, _ordered_values, _only_values)
 _INTERPOLATION = Rule(*_RESIZED, _interpolating, _interpolating)
 
@@ -142,8 +142,8 @@ _INTERPOLATION = Rule(*_RESIZED, _interpolating, _interpolating)
 # a↓ what is left of a without the axes that the operator reduces.
 COMMUTING: dict[str, Rule] = {
     # f(a·x + b) = a·f(x) + b
-    "Identity": Rule(transfer.same_up, transfer.same_down),
-    "Dropout": Rule(transfer.same_up, transfer.same_down, _inference, _inference),
+    "Identity": Rule(transfer.as_is, transfer.as_is),
+    "Dropout": Rule(transfer.as_is, transfer.as_is, _inference, _inference),
     # π(a·x + b) = π(a)·π(x) + π(b): elements are moved, left out or repeated
     "Transpose": Rule(moves.transposed_up, moves.transposed_down),
     "Reshape": _RESHAPE,

@@ -20,7 +20,7 @@ from .precision import check_storable
 from .quantised import check_multiplier
 from .records import Chain, Refusal
 from .refusal import Refused, consistent, refuse, shape_of
-from .transfer import same_up
+from .transfer import as_is
 from .view import View
 
 MULTIPLIER, SHIFT = 1.0, 0.0
@@ -150,7 +150,7 @@ class Attempt:
             raise refuse("nonlinear", f"{node.label} does not commute with a per-channel affine", node)
         if depth >= REACH or len(self.through) > REACH * 10:
             raise refuse("distance", f"no weights within {REACH} operators of {node.name!r}", node)
-        if rule.up is not same_up:  # only what works element by element does the same in every rank
+        if rule.up is not as_is:  # only what works element by element does the same in every rank
             shape_of(value, node)
         (rule.multiplier if kind else rule.shift)(node, array)
         self.through.append(node)

@@ -42,12 +42,8 @@ def constant_integers(node: Node, name: str, index: int) -> list[int] | None:
     return None if found is None else list(found)
 
 
-def same_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    """Up through an operator of one data input that works element by element."""
-    return [array]
-
-
-def same_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+def as_is(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """Up or down through an operator of one data input that works element by element."""
     return [array]
 
 
@@ -145,15 +141,11 @@ def flat(node: Node, array: Float64, axes: list[int]) -> None:
 def mixing(axes: _Axes) -> tuple[Up, Down]:
     """An operator that keeps the rank of its one data input and mixes elements only along `axes`."""
 
-    def up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    def past(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
         flat(node, array, axes(node, array.ndim))
         return [array]
 
-    def down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-        flat(node, array, axes(node, array.ndim))
-        return [array]
-
-    return up, down
+    return past, past
 
 
 def spatial_axes(node: Node, rank: int) -> list[int]:

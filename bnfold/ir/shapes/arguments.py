@@ -1,6 +1,6 @@
 """What is known of a node's arguments: attributes, and the integers that inputs such as `shape` or `axes` hold.
 
-ONNX moved many arguments from attributes to inputs over the years; a rule of shapes.py asks here and need not care.
+ONNX moved many arguments from attributes to inputs over the years; a rule asks here and need not care.
 """
 
 from __future__ import annotations
