@@ -70,40 +70,6 @@ def test_an_input_keeps_its_name_and_an_unread_one_is_an_output(tmp_path: Path) 
     assert low.layers[1].tops[0].name not in {"x", "y"}
 
 
-REFUSED = {
-    "bottom that nobody makes": (layer("ReLU", "", "z"), "'z'"),
-    "two makers of one blob": (layer("ReLU") + layer("TanH", "", "x", "y", "t"), "second layer"),
-    "in place beside another reader": (layer("TanH") + layer("ReLU", "", "x", "x", "r"), "reads"),
-    "sum in place": (layer("ReLU", "", "x", "a", "r") + layer("Eltwise", "", "a x", "a"), "in place"),
-    "LRN in place": (layer("ReLU", "", "x", "a", "r") + layer("LRN", "", "a", "a"), "in place"),
-    "even LRN": (layer("LRN", "lrn_param { local_size: 4 }"), "odd"),
-    "pad as large as the kernel": (layer("Pooling", "pooling_param { kernel_size: 2 pad: 2 }"), "smaller than"),
-    "kernel beyond the image": (
-        layer("Convolution", "convolution_param { num_output: 1 kernel_size: 9 }"), "reaches over 9",
-    ),
-    "global pooling with a kernel": (
-        layer("Pooling", "pooling_param { global_pooling: true kernel_size: 2 }"), "no kernel",
-    ),
-    "one bottom of Eltwise": (layer("Eltwise"), "1 bottoms"),
-    "coefficients of another number": (layer("Eltwise", "eltwise_param { coeff: 1 }", "x x"), "coefficients"),
-    "axis out of range": (layer("Softmax", "softmax_param { axis: 4 }"), "axis 4"),
-    "reshape that does not fit": (layer("Reshape", "reshape_param { shape { dim: 7 } }"), "does not reshape"),
-    "slices that do not divide": (layer("Slice", "slice_param { axis: 1 }", "x", "y z"), "does not divide"),
-    "weights that are missing": (layer("Scale"), "no weights"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", REFUSED)
-def test_refused_with_file_layer_and_reason(what: str, tmp_path: Path) -> None:
-    text, reason = REFUSED[what]
-    blobs = [noise("w", 1, 3, 9, 9), noise("b", 1)] if "Convolution" in text else [np.zeros(1)]
-    with pytest.raises(InputError) as caught:
-        lowered(tmp_path, net(text, x=(2, 3, 4, 5)), {"l" if "Convolution" in text else "none": blobs})
-    assert reason in str(caught.value)
-    assert "net.prototxt" in caught.value.where
-    assert "layer" in caught.value.where
-
-
 @pytest.mark.parametrize(
     ("blobs", "reason"),
     [
