@@ -152,7 +152,8 @@ OPAQUE: dict[str, tuple[str, str]] = {
         of("PriorBox", "prior_box_param { min_size: 4 variance: 1 variance: 2 variance: 3 }", "small wide"), "1 or 4",
     ),
     "background alone": (
-        of("DetectionOutput", "detection_output_param { num_classes: 1 }", "boxes scores priors"), "that is the background",
+        of("DetectionOutput", "detection_output_param { num_classes: 1 }", "boxes scores priors"),
+        "that is the background",
     ),
     "window of too many taps": (of("Im2col", "convolution_param { kernel_size: 65 pad: 40 }"), "too large"),
     "filler of random numbers": (
