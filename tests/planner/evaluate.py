@@ -186,6 +186,13 @@ def squeeze(node: Node, x: Any, axes: Any = None) -> Array:
     return x.squeeze(axes_of(node, axes))  # type: ignore[no-any-return]
 
 
+def dropout(node: Node, x: Any, ratio: Any = 0.5, training: Any = False) -> tuple[Array, Array]:
+    """The data and the mask; one that drops drops every other element."""
+    drops = bool(training) or (node.version < 7 and not node.attribute("is_test", 0))
+    mask = np.arange(x.size).reshape(x.shape) % 2 if drops else np.ones(x.shape)
+    return x * mask / (1 - ratio) if drops else x, mask
+
+
 def prelu(node: Node, x: Any, slope: Any) -> Array:
     if node.version < 7 and slope.ndim == 1 and slope.size > 1:
         slope = slope.reshape(-1, *(1,) * (x.ndim - 2))
@@ -214,7 +221,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Div": binary(np.divide),
     "Neg": lambda node, x: -x,
     "Identity": lambda node, x: x,
-    "Dropout": lambda node, x, *_: (x, np.ones(x.shape)),
+    "Dropout": dropout,
     "Transpose": lambda node, x: x.transpose(node.attribute("perm", None)),
     "Reshape": reshape,
     "Flatten": flatten,

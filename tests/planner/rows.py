@@ -75,10 +75,14 @@ CASES: dict[str, list[Case]] = {
         case(X, tops=2), case(X, 0.5, np.bool_(False), tops=2), case(X, 0.5, np.bool_(True)), case(X, version=7),
         case(X, version=6, is_test=1), case(X, version=6),
     ],
-    "Transpose": [case(X), case(X, perm=[0, 2, 3, 1]), case(X, perm=[0, 3, 1, 2]), case(X, perm=[1, 0, 3, 2])],
+    "Transpose": [
+        case(X), case(X, perm=[0, 2, 3, 1]), case(X, perm=[0, 3, 1, 2]), case(X, perm=[1, 0, 3, 2]),
+        case((2, 3, 3, 3), perm=[0, 2, 3, 1]),
+    ],
     "Reshape": [
         case(EVEN, [0, -1]), case(EVEN, [0, 2, 2, 6, 4]), case(EVEN, [2, 4, 24]), case(EVEN, [2, 6, 4, 4]),
         case(EVEN, [-1, 4]), case(ONES, [2, 4]), case((2, 4), [0, 0, 1, 1]), case(EVEN, [8, 24]),
+        case((2, 4, 4), [4, 4, 2]),
     ],
     "Flatten": [case(X), case(X, axis=2), case(X, axis=0), case(X, axis=-1), case((2, 3))],
     "Squeeze": [case(ONES), case(ONES, [3]), case(ONES, [-2, 3]), case(ONES, axes=[2], version=11)],
@@ -105,6 +109,7 @@ CASES: dict[str, list[Case]] = {
     "Slice": [
         case(X, [1], [3], [1]), case(X, [-1], [-9], [1], [-2]), case(X, [0, 1], [99, -1], [2, 3], [2, 1]),
         case(X, version=9, starts=[1, 0], ends=[3, 2]), case(X, [1], [2], [0]),
+        case(X, [-1], [-9], [1], [-1]),
     ],
     "Pad": [
         case(X, [0, 0, 1, 1, 0, 0, 0, 2]), case(X, [0, 0, 1, 1, 0, 0, 0, 2], 1.5), case(X, [0, 1, 0, 0, 0, 0, 0, 0]),
@@ -116,10 +121,13 @@ CASES: dict[str, list[Case]] = {
         *(case(X, None, scales) for scales in UPSAMPLED),
         case(X, None, UPSAMPLED[0], mode="linear", coordinate_transformation_mode="asymmetric"),
         case(X, None, UPSAMPLED[0], mode="linear", coordinate_transformation_mode="align_corners"),
-        case(X, None, None, [2, 3, 6, 3], mode="linear"),
+        case(X, None, None, [2, 3, 6, 3], mode="linear"), case(X, None, np.array([1.0, 1.25, 1.0, 1.0])),
+        case(X, np.array([0.0, 0, 0, 0, 1, 1, 2, 1]), UPSAMPLED[0], mode="linear", extrapolation_value=3.0,
+             coordinate_transformation_mode="tf_crop_and_resize"),
     ],
     "Upsample": [
         *(case(X, scales, version=9) for scales in UPSAMPLED), case(X, UPSAMPLED[0], mode="linear", version=9),
+        case(X, np.array([1.0, 1.25, 1.0, 1.0]), version=9),
     ],
     "Expand": [case(ONES, [1, 1, 3, 2]), case((2, 1, 4, 5), [2, 3, 1, 1]), case((3, 1), [2, 3, 4]), case(X, [1])],
     "Tile": [case(X, [1, 1, 2, 3]), case(X, [1, 2, 1, 1]), case(X, [1, 1, 1, 1])],

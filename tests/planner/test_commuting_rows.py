@@ -33,7 +33,9 @@ Change = tuple[float, Array]
 
 def changed(array: Array, change: Change) -> Array:
     kind, by = change
-    return array * by if kind else array + by
+    result = array * by if kind else array + by
+    assert result.shape == array.shape, f"an array of shape {by.shape} for a value of shape {array.shape}"
+    return result
 
 
 # --------------------------------------------------------------------------------------------------------- the walk
@@ -185,7 +187,7 @@ STRANGERS: dict[str, Make] = {
 def test_a_wrong_row_of_a_new_operator_is_caught(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert op not in CASES
     monkeypatch.setitem(COMMUTING, op, STRANGERS[op]())
-    with pytest.raises(AssertionError, match=f"the row of {op} "):
+    with pytest.raises(AssertionError, match=f"the row of {op} |an array of shape"):
         walk(op)
 
 

@@ -121,22 +121,37 @@ def pad(node: Node, x: Any, pads: Any = None, value: Any = None) -> Array:
 def resize(node: Node, x: Any, *inputs: Any) -> Array:
     """Nearest and linear, as a matrix along each axis."""
     (target,) = (value.shape for value in node.outputs)
-    for axis, (old, new) in enumerate(zip(x.shape, target or (), strict=True)):
-        if new is not None and old != new:
-            x = np.moveaxis(np.tensordot(resampling(node, old, new), x, ([1], [axis])), 0, axis)
+    shape, rank = [old if new is None else new for old, new in zip(x.shape, target or (), strict=True)], x.ndim
+    scales = [array for array in inputs[-1 if node.op == "Upsample" else 1 :][:1] if array is not None]
+    ratios = (
+        [1 / scale for scale in scales[0]] if scales else [old / new for old, new in zip(x.shape, shape, strict=True)]
+    )
+    region = inputs[0] if node.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize" else None
+    for axis, (old, new, ratio) in enumerate(zip(x.shape, shape, ratios, strict=True)):
+        ends = (0, 1) if region is None else (region[axis], region[axis + rank])
+        if ratio != 1 or ends != (0, 1):
+            at = places(node, old, new, ratio, ends)
+            y = np.moveaxis(np.tensordot(resampling(node, old, at), x, ([1], [axis])), 0, axis)
+            outside = np.reshape((at < 0) | (at > old - 1), [-1 if i == axis else 1 for i in range(rank)])
+            x = y if region is None else np.where(outside, node.attribute("extrapolation_value", 0.0), y)
     return x  # type: ignore[no-any-return]
 
 
-def resampling(node: Node, old: int, new: int) -> Array:
-    """Rows of the weights with which elements of the old axis make those of the new one."""
+def places(node: Node, old: int, new: int, ratio: float, ends: tuple[float, float]) -> Array:
+    """Where the elements of the new axis lie on the old one."""
     index = np.arange(new)
     transform = node.attribute("coordinate_transformation_mode", "half_pixel")
     if node.op == "Upsample" or transform == "asymmetric":
-        at = index * (old / new)
-    elif transform == "align_corners":
-        at = index * ((old - 1) / max(new - 1, 1))
-    else:
-        at = (index + 0.5) * (old / new) - 0.5
+        return index * ratio
+    if transform == "align_corners":
+        return index * ((old - 1) / max(new - 1, 1))
+    if transform == "tf_crop_and_resize":
+        return (old - 1) * (ends[0] + index * (ends[1] - ends[0]) / max(new - 1, 1))  # type: ignore[no-any-return]
+    return (index + 0.5) * ratio - 0.5
+
+
+def resampling(node: Node, old: int, at: Array) -> Array:
+    """Rows of the weights with which elements of the old axis make those of the new one."""
     if node.attribute("mode", "nearest") == "nearest":
         floors = node.op == "Upsample" or node.attribute("nearest_mode", "round_prefer_floor") == "floor"
         nearest = np.floor(at) if floors else np.ceil(at - 0.5)
