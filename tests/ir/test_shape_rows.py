@@ -49,7 +49,26 @@ def given(*inputs: Any, gives: np.ndarray, **attributes: Any) -> list[Case]:
     return [Case(arrays, [gives], attributes)]
 
 
+ARITHMETIC = "Add BitShift BitwiseAnd BitwiseOr BitwiseXor Div Max Mean Min Mod Mul Pow Sub Sum"
+COMPARISONS = "And Equal Greater GreaterOrEqual Less LessOrEqual Or Xor"
+BYTE = np.zeros((), np.uint8)
+
 OWN: dict[str, list[Case]] = {
+    **dict.fromkeys(ARITHMETIC.split(), given((3, 1), (2, 1, 4), gives=np.zeros((2, 3, 4), F))),
+    **dict.fromkeys(COMPARISONS.split(), given((3, 1), (2, 1, 4), gives=np.zeros((2, 3, 4), np.bool_))),
+    "Where": given(np.zeros((3, 1), np.bool_), (2, 1, 1), (4,), gives=np.zeros((2, 3, 4), F)),
+    "Conv": given((2, 3, 5, 6), (4, 3, 3, 3), gives=np.zeros((2, 4, 3, 4), F)),
+    "QLinearConv": given(
+        np.zeros((2, 3, 5, 6), np.uint8),
+        BYTE,
+        BYTE,
+        np.zeros((4, 3, 3, 3), np.uint8),
+        *[BYTE] * 4,
+        gives=np.zeros((2, 4, 3, 4), np.uint8),
+    ),
+    "MatMulInteger": given(
+        np.zeros((2, 3, 4), np.uint8), np.zeros((4, 5), np.uint8), gives=np.zeros((2, 3, 5), np.int32)
+    ),
     "Cast": given((2, 3), gives=np.zeros((2, 3), INT), to=onnx.TensorProto.INT64),
     "CastLike": given((2, 3), np.zeros(1, INT), gives=np.zeros((2, 3), INT)),
     "GlobalLpPool": given((2, 3, 4, 5), gives=np.zeros((2, 3, 1, 1), F)),
@@ -63,7 +82,8 @@ OWN: dict[str, list[Case]] = {
     "ParametricSoftplus": given((2, 3), gives=np.zeros((2, 3), F)),
     "ScaledTanh": given((2, 3), gives=np.zeros((2, 3), F)),
 }
-"""Operators that onnx's node tests lack: those that draw random numbers, and experimental ones that are gone."""
+"""What onnx's node tests lack: a first operand that is repeated, several channels, a batch, operators that draw random
+numbers, and experimental ones that are gone."""
 
 OPEN = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
 """What these give depends on the content of their inputs: of its shape no more than the rank is known."""
@@ -145,6 +165,9 @@ WRONG: dict[str, Callable[[], Any]] = {
     "GatherND": lambda: SHAPES["Gather"],
     "Tile": lambda: SHAPES["Expand"],
     "Softmax": lambda: lambda node: [None],
+    "Add": lambda: SHAPES["Relu"],
+    "Where": lambda: SHAPES["GatherElements"],
+    "QLinearConv": lambda: SHAPES["Relu"],
     "Det": lambda: SHAPES["Relu"],
 }
 
