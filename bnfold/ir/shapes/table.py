@@ -154,7 +154,7 @@ def _dropout_types(node: Node) -> list[DType | None]:
 _PREDICATES = "And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or Xor"
 _INDICES = "ArgMax ArgMin NonMaxSuppression NonZero Shape Size"
 
-_TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
+TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
     **dict.fromkeys(_PREDICATES.split(), _typed(_BOOL)),
     **dict.fromkeys(_INDICES.split(), _typed(_INT64)),
     **dict.fromkeys(("Cast",), _named("to", None)),
@@ -188,8 +188,8 @@ def infer(node: Node) -> None:
             sensible(shapes)
         except Contradiction as found:
             node.contradiction, shapes = str(found), ()
-    if rule is not None or node.op in _TYPES:
-        for value, dtype in zip(node.outputs, _TYPES.get(node.op, _first)(node), strict=False):
+    if rule is not None or node.op in TYPES:
+        for value, dtype in zip(node.outputs, TYPES.get(node.op, _first)(node), strict=False):
             value.dtype = dtype or value.dtype
     for value, shape in zip(node.outputs, shapes, strict=False):
         value.shape = _merged(shape, value.shape)
