@@ -43,6 +43,7 @@ def reals(node: Node, name: str, index: int) -> tuple[float, ...] | None:
 
 
 def input_shape(node: Node, index: int = 0) -> Shape | None:
+    """The shape of an input; None where it is absent or its shape is not known."""
     value = node.input(index)
     return None if value is None else value.shape
 
@@ -66,10 +67,10 @@ def slice_places(node: Node, shape: Shape) -> dict[int, range | None] | None:
     check.common(map(len, (starts, ends, axes, steps)), "its starts, ends, axes, steps")
     extents = {axis: shape[axis] for axis in check.axes(axes, len(shape))}
     cuts = zip(extents.items(), starts, ends, steps, strict=True)
-    return {axis: None if e is None else slice_range(start, end, step, e) for (axis, e), start, end, step in cuts}
+    return {axis: None if e is None else _slice_range(start, end, step, e) for (axis, e), start, end, step in cuts}
 
 
-def slice_range(start: int, end: int, step: int, extent: int) -> range:
+def _slice_range(start: int, end: int, step: int, extent: int) -> range:
     """The elements that a Slice takes of an axis of `extent`; Python counts otherwise when it goes backwards.
 
     Negative ends count from behind; then both are clamped to [0, extent], or going backwards to the last element and
