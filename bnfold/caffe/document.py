@@ -14,7 +14,7 @@ from ..document import Runnable
 from ..errors import InputError, UsageError
 from ..ir.graph import Graph, Node, Shape, Value
 from ..ir.names import spelled
-from ..onnx.serialize import Header, write
+from ..onnx.model_writer import Header, write_model
 from ..places import same
 from ..planner.records import Notice, Opaque, Plan, Style
 from ..protobuf import Rope
@@ -119,7 +119,7 @@ class CaffeDocument:
         there = {value.name for value in graph.outputs}
         found = [probe for probe in wanted if probe in there]
         left_out += (f"output {name!r}" for name in self.lowered.unproven)
-        rope = write(graph, Header(DEFAULT_OPSET, IR_VERSION, half=True), spelled)
+        rope = write_model(graph, Header(DEFAULT_OPSET, IR_VERSION, half=True), spelled)
         return Runnable(rope, own, found, left_out=left_out, spell=spelled)
 
     def probe(self, value: Value) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError, UsageError
-from ..onnx.serialize import LIMIT, Header, write
+from ..onnx.model_writer import LIMIT, Header, write_model
 from ..planner.records import Notice, Opaque
 from ..printable import printable
 from ..protobuf import Rope
@@ -69,7 +69,7 @@ def _made(
     lowered = lower(net, opset=version, inputs=inputs, dynamic_batch=dynamic_batch, bn_order=bn_blobs)
     _check_exportable(net, lowered, dynamic_batch)
     header = _header(version, ir_version, [path for path in (prototxt, caffemodel) if path is not None], dynamic_batch)
-    rope = write(lowered.graph, header)
+    rope = write_model(lowered.graph, header)
     if rope.size > LIMIT:
         raise InputError(
             f"the model has {rope.size} bytes, and an ONNX file ends at {LIMIT}", where=str(caffemodel or prototxt)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..files import open_mapped
-from .messages import StoredTensor
-from .read import Data, StoredGraph, StoredNode, read_model, walk
+from .messages import Data, StoredGraph, StoredNode, StoredTensor, walk
+from .read import read_model
 
 if TYPE_CHECKING:
     from .edit import Edit

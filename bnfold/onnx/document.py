@@ -18,10 +18,12 @@ from .data_files import data_name, locations, remaining, tensors_of
 from .edit import Edit, Editor
 from .graphs import Builder, pin
 from .growth import growth
-from .postconditions import check
-from .read import Data, read_model
+from .messages import Data
+from .postconditions import check_edits
+from .read import read_model
 from .render import Renderer, Storage
-from .splice import value_info
+from .schema import ValueInfoProto
+from .serialize import value_info
 from .tensors import External, Tensors, overlapping
 from .uses import Uses
 
@@ -114,7 +116,7 @@ class OnnxDocument:
         """
         fixed = overlapping(self.external, self.outside)
         edits = Editor(self.model.data.buffer, self.scopes, plans, fixed).run()
-        check(edits)
+        check_edits(edits)
         files = dict(zip(remaining(edits), places[1:], strict=False))  # there are fewer where all of one's tensors go
         _check_free(places[0], files.values())
         storage = Storage(self.external, {location: path.name for location, path in files.items()})
@@ -151,7 +153,9 @@ class OnnxDocument:
         for name in found:
             dtype = main.values[name].dtype
             if name not in outputs:
-                edits[main].outputs.append(Rope(string(1, name)) if dtype is None else value_info(name, dtype, None))
+                edits[main].outputs.append(
+                    Rope(string(ValueInfoProto.NAME, name)) if dtype is None else value_info(name, dtype, None)
+                )
                 outputs.append(name)
         same = {location: location for location in self.external.files}
         model = Renderer(self.model, edits, Storage(self.external, same), sorts=True).rope()

@@ -12,10 +12,10 @@ from ..planner.records import Plan
 from ..protobuf import Rope
 from .graphs import Scope
 from .leftover import Place, leftover
-from .messages import StoredSparse, StoredTensor
+from .messages import StoredNode, StoredSparse, StoredTensor
 from .parameters import Job, jobs
-from .read import StoredNode
-from .splice import Content, Wires, Written
+from .serialize import Content
+from .splice import Wires, Written
 from .uses import Uses
 
 NOTHING = Written(Rope())
@@ -107,7 +107,7 @@ class Editor:
 
     def _leftovers(self, scope: Scope, plan: Plan) -> None:
         """Write what stays of chains."""
-        edit, constant, number = self.edits[scope], partial(self._constant, scope), 7 if scope.stored.function else 1
+        edit, constant, number = self.edits[scope], partial(self._constant, scope), scope.stored.node_field
         for decision in plan.decisions:
             if decision.leftover is not None and not decision.untouched:
                 chain = decision.chain

@@ -16,29 +16,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..ir.element_types import OPAQUE
 from ..ir.graph import BLIND, Graph, Node, Tensor, Value
 from ..ir.shapes.table import SHAPES, infer
-from .attributes import Reference, mistyped
 from .constants import Expressions
-from .messages import StoredSparse, StoredTensor
+from .messages import Reference, StoredGraph, StoredModel, StoredNode, StoredSparse, StoredTensor, StoredValue
 from .order import CycleError, Names, arranged, misplaced
-from .read import StoredGraph, StoredModel, StoredNode, StoredValue
-from .tensors import OPAQUE, Tensors
-from .types import read_type
+from .read import read_type
+from .signatures import misuse
+from .tensors import Tensors
 
 OVERRIDABLE = ("overridable", "it is an input with a default that callers may override; --freeze takes the default")
 QUANTISED = ("quantised", "fold before quantising")
 UNREADABLE = ("dtype", "")
-MANY = 1 << 31
-_COUNTS = {
-    (0, 0): "Constant RandomNormal RandomUniform",
-    (1, 1): "Abs Cast Exp Flatten Identity LeakyRelu Neg Reciprocal Relu Shape Sqrt Transpose",
-    (2, 2): "Add CastLike Div Gather MatMul Mul Pow PRelu Sub",
-    (2, 3): "Conv ConvTranspose Gemm",
-    (5, 5): "BatchNormalization",
-}
-_INPUTS = {op: counts for counts, ops in _COUNTS.items() for op in ops.split()}
-"""How few and how many inputs an operator has, where it matters; others have at least one."""
 
 
 @dataclass(eq=False, slots=True)
@@ -139,7 +129,7 @@ class Builder:
     def _declare(self, value: Value, info: StoredValue | None) -> None:
         """Fill what is not known of a value from what the model says of it."""
         if info is not None and info.type is not None and (value.shape is None or value.dtype is None):
-            dtype, shape = read_type(self.model.data.buffer, info.type)
+            dtype, shape = read_type(self.model.data, info.type)
             value.dtype = value.dtype or dtype
             value.shape = shape if value.shape is None else value.shape
 
@@ -198,9 +188,9 @@ class Builder:
         attributes = self._attributes(stored)
         name = stored.name or next((name for name in stored.outputs if name), "")
         node = Node(op, inputs, outputs, attributes, stored, name, version)
-        if op in SHAPES:
-            self._check(node, stored)
-        elif op == "opaque.BatchNormalization":
+        if op in SHAPES and (fault := misuse(node)):
+            raise self._fault(fault, stored)
+        if op == "opaque.BatchNormalization":
             scope.graph.notes[node] = ("reference", f"an attribute of {name!r} is given by those who call its function")
         if self._constant(node):
             scope.definitions[outputs[0]] = node
@@ -236,17 +226,6 @@ class Builder:
                 made[name] = self.tensors.dense(value, (stored, name), stored.outputs[0] if stored.outputs else "")
         return made
 
-    def _check(self, node: Node, stored: StoredNode) -> None:
-        """Refuse a standard operator without the inputs, outputs or types of attributes that it always has."""
-        least, most = _INPUTS.get(node.op, (1, MANY))
-        if not least <= len(node.inputs) <= most or None in node.inputs[:least]:
-            raise self._fault(f"has {len(node.inputs)} inputs and needs {least} {_upto(least, most)}".rstrip(), stored)
-        if not node.outputs:
-            raise self._fault("has no output", stored)
-        name = mistyped(node.op, stored.attributes)
-        if name:
-            raise self._fault(f"has an attribute {name!r} of the wrong type", stored)
-
     def _constant(self, node: Node) -> bool:
         """Give the node's output the constant that it computes, if it computes one."""
         if len(node.outputs) != 1 or not node.outputs[0].name:
@@ -276,10 +255,6 @@ class Builder:
             return value
         sparse = node.attributes.get("sparse_value")
         return self.tensors.sparse(sparse, node) if isinstance(sparse, StoredSparse) else None
-
-
-def _upto(least: int, most: int) -> str:
-    return "" if most == least else "or more" if most == MANY else f"to {most}"
 
 
 def _connect(node: Node) -> None:

@@ -10,9 +10,9 @@ from ..ir.graph import Node, Value
 from ..planner.affine import Affine
 from ..planner.records import Chain
 from .leftover import Place, leftover
-from .messages import StoredTensor
-from .read import StoredNode
-from .splice import Content, framed, tensor
+from .messages import StoredNode, StoredTensor
+from .schema import GraphProto
+from .serialize import Content, framed, tensor_proto
 from .uses import Uses
 
 
@@ -26,7 +26,7 @@ def growth(uses: Uses, buffer: memoryview, changes: Mapping[Chain, Affine | None
     constant = partial(_constant, uses, free, made)
     for chain, affine in changes.items():
         if affine is not None:
-            place = Place(buffer, 1, chain.source.name, chain.target.name, str, "{}_{}".format, constant)
+            place = Place(buffer, GraphProto.NODE, chain.source.name, chain.target.name, str, "{}_{}".format, constant)
             made += [written.rope.size for written in leftover(chain, affine, place).values()]
     return sum(made) - gone
 
@@ -39,12 +39,12 @@ def _constant(
     own = free.pop(base, None) if base is not None else None
     if base is None or own is None:
         name = f"{wish if base is None else base.name}_folded_00"  # no name that is given here is longer
-        made.append(framed(5, tensor(name, content)).size)
+        made.append(framed(GraphProto.INITIALIZER, tensor_proto(name, content)).size)
         return name
     stored, held = uses.definition(base), base.tensor
     outside = isinstance(stored, StoredTensor) and stored.external is not None
     same = held is not None and (held.shape, held.dtype) == (content.shape, content.dtype)
-    made.append(own if outside and same else framed(5, tensor(base.name, content)).size)
+    made.append(own if outside and same else framed(GraphProto.INITIALIZER, tensor_proto(base.name, content)).size)
     return base.name
 
 

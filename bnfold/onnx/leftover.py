@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..ir.element_types import DType
 from ..ir.graph import Node, Value
 from ..planner.affine import Affine, Float64, nearest
 from ..planner.records import Chain
 from ..protobuf import Rope
-from .read import StoredNode
-from .splice import Content, Line, Wires, Written, float_attribute, framed, integer_attributes, node, rewired
-from .tensors import DType
+from .messages import StoredNode
+from .serialize import Content, Line, attribute_field, framed, node_proto
+from .splice import Wires, Written, rewired
 
 BATCH_NORM = "BatchNormalization"
 
@@ -53,7 +54,7 @@ def leftover(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Wri
         return _steps(nodes, steps, dtype, place)
     last = _stored(nodes[-1])
     line = Line(place.node(last.name, "Identity"), [place.source], [place.target])
-    return {last: Written(framed(place.number, node("Identity", line)), [line])}
+    return {last: Written(framed(place.number, node_proto("Identity", line)), [line])}
 
 
 class Step(NamedTuple):
@@ -79,7 +80,7 @@ def _steps(nodes: Sequence[Node], steps: Sequence[Step], dtype: DType, place: Pl
             made = _reused(carrier, source, constant, target, place)
         else:
             lines.append(Line(place.node(last.name, step.op), [source, constant], [target]))
-            made = node(step.op, lines[-1], integer_attributes(_old_broadcast(step.array)) if old else None)
+            made = node_proto(step.op, lines[-1], _old_broadcast(step.array) if old else {})
         rope.add(framed(place.number, made))
         source = target
     return {_stored((len(steps) == 1 and carriers[0]) or nodes[-1]): Written(rope, lines)}
@@ -112,7 +113,7 @@ def _batch_norm(carrier: Node, affine: Affine, place: Place) -> Written:
     ]
     wires = Wires([place.source, *names], [place.target], {"epsilon", "spatial"})
     splice = rewired(place.buffer, _stored(carrier), wires)
-    splice.tail.add(float_attribute("epsilon", 0.0))
+    splice.tail.add(attribute_field("epsilon", 0.0))
     line = Line(_stored(carrier).name, wires.inputs, wires.outputs)
     return Written(framed(place.number, splice.rope()), [line])
 

@@ -1,125 +1,225 @@
-"""The small parts of ONNX's messages: checked fields, and TensorProto as a record of where its data lies.
+"""ONNX's messages as records of where they lie in the file, so that a writer can copy what did not change.
 
-Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+Each attribute of a record names the fields that it is read from, and how they are read: `one` of a field's values, of
+which the last holds, or `each` of them. Weights stay spans of the file.
 """
+
+# ruff: noqa: RUF009 - what is called for the attributes of a record makes fields of a dataclass
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from ..protobuf import BYTES, FIXED32, FIXED64, VARINT, Buffer, Field, WireError, fields, packed_varints, signed
+from ..protobuf import BYTES, FIXED32, FIXED64, VARINT, Field
+from .schema import (
+    FIELD_OF_TYPE,
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
-Span = tuple[int, int]
+T = TypeVar("T")
 
-_PAYLOAD = {4: FIXED32, 5: VARINT, 6: BYTES, 7: VARINT, 9: BYTES, 10: FIXED64, 11: VARINT}
-"""TensorProto's data fields (float, int32, string, int64, raw, double, uint64) and the wire type of one element."""
+
+class Data(NamedTuple):
+    """The bytes of a model file, and its name for messages."""
+
+    buffer: memoryview
+    where: str
+
+
+Reader = str | type[Any]
+"""How a field is read: a method of the reader, or the class of the record that the message in it becomes."""
+
+
+def one(number: int, reader: Reader, default: T) -> T:
+    """An attribute that holds the last value of field `number`."""
+    made: T = field(default=default, metadata={"numbers": (number,), "reader": reader, "add": None})
+    return made
+
+
+def each(number: int | Sequence[int], reader: Reader, add: Callable[[Any, Any], None] = list.append) -> Any:
+    """An attribute that holds the values of all fields of one or more numbers, each entered by `add`."""
+    numbers = (number,) if isinstance(number, int) else number
+    return field(
+        default_factory=dict if add is enter else list, metadata={"numbers": numbers, "reader": reader, "add": add}
+    )
+
+
+def enter(entries: dict[Any, Any], entry: tuple[Any, Any]) -> None:
+    """Add a key and its value."""
+    entries[entry[0]] = entry[1]
 
 
 @dataclass(slots=True, eq=False)
-class StoredTensor:
-    """A TensorProto: `payload` are its data fields, `external` its external_data entries (None: the data is inside)."""
+class Stored:
+    """A message in the file: `start` is where its field begins, the message itself is from `body` to `end`."""
 
     start: int
     body: int
     end: int
-    name: str = ""
-    dims: tuple[int, ...] = ()
-    type: int = 0
-    payload: list[Field] = field(default_factory=list)
-    external: dict[str, str] | None = None
+
+
+_T = TensorProto
+PAYLOAD = {
+    _T.FLOAT_DATA: FIXED32, _T.INT32_DATA: VARINT, _T.STRING_DATA: BYTES, _T.INT64_DATA: VARINT, _T.RAW_DATA: BYTES,
+    _T.DOUBLE_DATA: FIXED64, _T.UINT64_DATA: VARINT,
+}  # fmt: skip
+"""TensorProto's data fields, and the wire type of one element."""
 
 
 @dataclass(slots=True, eq=False)
-class StoredSparse:
+class StoredTensor(Stored):
+    """A TensorProto. `payload` are its data fields; if the data is `outside` of the model, `entries` say where."""
+
+    name: str = one(TensorProto.NAME, "text", "")
+    extents: list[int] = each(TensorProto.DIMS, "integers", list.extend)
+    type: int = one(TensorProto.DATA_TYPE, "integer", 0)
+    payload: list[Field] = each(tuple(PAYLOAD), "payload")
+    entries: dict[str, str] = each(TensorProto.EXTERNAL_DATA, "entry", enter)
+    outside: int = one(TensorProto.DATA_LOCATION, "integer", 0)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return tuple(self.extents)
+
+    @property
+    def external(self) -> Mapping[str, str] | None:
+        """The external_data entries; None where the data is inside."""
+        return self.entries if self.outside == TensorProto.DataLocation.EXTERNAL else None
+
+
+ABSENT = StoredTensor(0, 0, 0)
+
+
+@dataclass(slots=True, eq=False)
+class StoredSparse(Stored):
     """A SparseTensorProto: the values that are not zero, where they are, and the dense extents."""
 
-    start: int
-    body: int
-    end: int
-    values: StoredTensor
-    indices: StoredTensor
-    dims: tuple[int, ...]
+    values: StoredTensor = one(SparseTensorProto.VALUES, StoredTensor, ABSENT)
+    indices: StoredTensor = one(SparseTensorProto.INDICES, StoredTensor, ABSENT)
+    extents: list[int] = each(SparseTensorProto.DIMS, "integers", list.extend)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return tuple(self.extents)
 
     @property
     def name(self) -> str:
         return self.values.name
 
 
-def text(data: Buffer, at: Field) -> str:
-    """The string of a length-delimited field; bytes that are not UTF-8 survive as surrogates."""
-    if at.wire != BYTES:
-        raise WireError(f"field {at.number} is not a string", at.start)
-    return str(data[at.body : at.end], "utf-8", "surrogateescape")
+@dataclass(slots=True, eq=False)
+class StoredValue(Stored):
+    """A ValueInfoProto; the field with its TypeProto is read only when it is asked for."""
+
+    name: str = one(ValueInfoProto.NAME, "text", "")
+    type: Field | None = one(ValueInfoProto.TYPE, "later", None)
 
 
-def number(at: Field) -> int:
-    """The signed integer of a varint field."""
-    if at.wire != VARINT:
-        raise WireError(f"field {at.number} is not an integer", at.start)
-    return signed(at.value)
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An attribute of a node in a function that takes the value of the function's own attribute `name`."""
+
+    name: str
 
 
-def numbers(data: Buffer, at: Field) -> list[int]:
-    """The integers of one occurrence of a repeated field, packed or not."""
-    if at.wire not in (VARINT, BYTES):
-        raise WireError(f"field {at.number} holds no integers", at.start)
-    return packed_varints(data, at)
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An attribute that bnfold has no use for: a type, or a graph (which its node's record holds)."""
+
+    type: int
 
 
-def message(at: Field) -> Span:
-    """The span of a field's message."""
-    if at.wire != BYTES:
-        raise WireError(f"field {at.number} is not a message", at.start)
-    return at.body, at.end
+@dataclass(slots=True, eq=False)
+class StoredAttribute(Stored):
+    """An AttributeProto with its values as they lie."""
+
+    name: str = one(AttributeProto.NAME, "text", "")
+    type: int = one(AttributeProto.TYPE, "integer", 0)
+    reference: str = one(AttributeProto.REF_ATTR_NAME, "text", "")
+    values: list[Field] = each(tuple(FIELD_OF_TYPE.values()), "as_it_lies")
 
 
-def pair(data: Buffer, span: Span) -> tuple[str, str]:
-    """Key and value of a StringStringEntryProto."""
-    key = value = ""
-    for at in fields(data, *span):
-        if at.number == 1:
-            key = text(data, at)
-        elif at.number == 2:
-            value = text(data, at)
-    return key, value
+@dataclass(slots=True, eq=False)
+class StoredNode(Stored):
+    """A NodeProto. `parts` are its attributes as they lie, until these are read.
+
+    Values of `attributes`, which nodes of the same bytes may share: int, float, str, StoredTensor, StoredSparse, tuples
+    of these, Reference and Unread.
+    """
+
+    inputs: list[str] = each(NodeProto.INPUT, "text")
+    outputs: list[str] = each(NodeProto.OUTPUT, "text")
+    name: str = one(NodeProto.NAME, "text", "")
+    op: str = one(NodeProto.OP_TYPE, "text", "")
+    domain: str = one(NodeProto.DOMAIN, "domain", "")
+    parts: list[Field] = each(NodeProto.ATTRIBUTE, "later")
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    graphs: list[StoredGraph] = field(default_factory=list)
 
 
-def read_tensor(data: Buffer, at: Field) -> StoredTensor:
-    """The TensorProto in field `at`."""
-    found = StoredTensor(at.start, *message(at))
-    dims: list[int] = []
-    external: dict[str, str] = {}
-    outside = False
-    for part in fields(data, at.body, at.end):
-        kind = part.number
-        if kind == 1:
-            dims += numbers(data, part)
-        elif kind == 2:
-            found.type = number(part)
-        elif kind == 8:
-            found.name = text(data, part)
-        elif kind in _PAYLOAD:
-            if part.wire not in (BYTES, _PAYLOAD[kind]):
-                raise WireError(f"field {kind} of a tensor has wire type {part.wire}", part.start)
-            found.payload.append(part)
-        elif kind == 13:
-            external.update([pair(data, message(part))])
-        elif kind == 14:
-            outside = number(part) == 1
-    found.dims = tuple(dims)
-    found.external = external if outside else None
-    return found
+@dataclass(slots=True, eq=False)
+class StoredGraph(Stored):
+    """A GraphProto. `mentioned` are names in quantisation annotations. What only functions have is empty."""
+
+    function: ClassVar[bool] = False
+    node_field: ClassVar[int] = GraphProto.NODE
+
+    name: str = one(GraphProto.NAME, "text", "")
+    nodes: list[StoredNode] = each(GraphProto.NODE, "node")
+    infos: list[StoredValue] = each(GraphProto.VALUE_INFO, StoredValue)
+    initializers: list[StoredTensor] = each(GraphProto.INITIALIZER, StoredTensor)
+    sparse: list[StoredSparse] = each(GraphProto.SPARSE_INITIALIZER, "sparse")
+    inputs: list[StoredValue] = each(GraphProto.INPUT, StoredValue)
+    outputs: list[StoredValue] = each(GraphProto.OUTPUT, StoredValue)
+    mentioned: list[str] = each(GraphProto.QUANTIZATION_ANNOTATION, "annotation", list.extend)
+    names: Sequence[str] = ()
+    results: Sequence[str] = ()
 
 
-def read_sparse(data: Buffer, at: Field) -> StoredSparse:
-    """The SparseTensorProto in field `at`."""
-    parts: dict[int, StoredTensor] = {}
-    dims: list[int] = []
-    for part in fields(data, *message(at)):
-        if part.number in (1, 2):
-            parts[part.number] = read_tensor(data, part)
-        elif part.number == 3:
-            dims += numbers(data, part)
-    if len(parts) < 2:
-        raise WireError("a sparse tensor lacks its values or indices", at.start)
-    return StoredSparse(at.start, at.body, at.end, parts[1], parts[2], tuple(dims))
+@dataclass(slots=True, eq=False)
+class StoredFunction(StoredGraph):
+    """A FunctionProto: `names` are its inputs and `results` its outputs."""
+
+    function: ClassVar[bool] = True
+    node_field: ClassVar[int] = FunctionProto.NODE
+
+    name: str = one(FunctionProto.NAME, "text", "")
+    nodes: list[StoredNode] = each(FunctionProto.NODE, "node")
+    infos: list[StoredValue] = each(FunctionProto.VALUE_INFO, StoredValue)
+    names: list[str] = each(FunctionProto.INPUT, "text")
+    results: list[str] = each(FunctionProto.OUTPUT, "text")
+    opsets: dict[str, int] = each(FunctionProto.OPSET_IMPORT, "opset", enter)
+    domain: str = one(FunctionProto.DOMAIN, "text", "")
+
+
+@dataclass(slots=True, eq=False)
+class StoredModel(Stored):
+    """A ModelProto. `trained` are the names that its training information reads or sets."""
+
+    graphs: list[StoredGraph] = each(ModelProto.GRAPH, "main_graph")
+    functions: list[StoredFunction] = each(ModelProto.FUNCTIONS, StoredFunction)
+    ir_version: int = one(ModelProto.IR_VERSION, "integer", 0)
+    opsets: dict[str, int] = each(ModelProto.OPSET_IMPORT, "opset", enter)
+    trained: list[str] = each(ModelProto.TRAINING_INFO, "training", list.extend)
+    data: Data = Data(memoryview(b""), "")
+
+    @property
+    def graph(self) -> StoredGraph:
+        return self.graphs[0]
+
+
+def walk(graph: StoredGraph) -> Iterator[StoredGraph]:
+    """The graph and all graphs in attributes of its nodes, outermost first."""
+    yield graph
+    for node in graph.nodes:
+        for inner in node.graphs:
+            yield from walk(inner)

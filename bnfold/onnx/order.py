@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Sequence
 
-from .read import StoredGraph, StoredNode
+from .messages import StoredGraph, StoredNode
 
 
 class CycleError(ValueError):
@@ -31,9 +31,9 @@ class Names:
     def defined(self, graph: StoredGraph) -> frozenset[str]:
         """All names of values of the graph itself."""
         if graph not in self._defined:
-            given = [value.name for value in graph.inputs] + graph.names
+            given = [*graph.names, *(name for node in graph.nodes for name in node.outputs)]
             given += [tensor.name for tensor in graph.initializers] + [sparse.name for sparse in graph.sparse]
-            self._defined[graph] = frozenset([*given, *(name for node in graph.nodes for name in node.outputs)])
+            self._defined[graph] = frozenset([*given, *(value.name for value in graph.inputs)])
         return self._defined[graph]
 
     def free(self, graph: StoredGraph) -> frozenset[str]:

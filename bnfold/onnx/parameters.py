@@ -12,7 +12,7 @@ from ..planner.affine import Absorbed, Float64, absorb_bias, absorb_weight
 from ..planner.foldable import Linear, linear
 from ..planner.quantised import scale_of, scale_times
 from ..planner.records import Plan
-from .splice import Content
+from .serialize import Content
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -46,7 +46,7 @@ def jobs(plan: Plan) -> Iterator[Job]:
         elif (taken.post_a != 1).any() or (taken.pre_a != 1).any():
             scales = (role.layout, taken.pre_a.tobytes(), taken.post_a.tobytes())
             yield Job(node, "weight", role.weight_slot, weight, None, scales, _weight(role, taken))
-        if role.bias_slot is not None and bias_changes(role, taken):
+        if role.bias_slot is not None and _bias_changes(role, taken):
             content = _bias(role, taken)
             key = (role.layout, role.gain, role.bias_gain, role.out_axis, content.shape, *_bytes(taken))
             old = node.input(role.bias_slot)
@@ -54,7 +54,7 @@ def jobs(plan: Plan) -> Iterator[Job]:
             yield Job(node, "bias", role.bias_slot, old, summed, key, content)
 
 
-def bias_changes(role: Linear, taken: Absorbed) -> bool:
+def _bias_changes(role: Linear, taken: Absorbed) -> bool:
     scaled = role.bias is not None and bool((taken.post_a != 1).any())
     return scaled or bool(taken.post_b.any() or taken.pre_b.any())
 

@@ -13,11 +13,11 @@ from ..errors import PostconditionError
 from .data_files import literals_of
 from .edit import Edit
 from .graphs import Scope
-from .read import StoredNode
-from .splice import Line
+from .messages import StoredNode
+from .serialize import Line
 
 
-def check(edits: Mapping[Scope, Edit]) -> None:
+def check_edits(edits: Mapping[Scope, Edit]) -> None:
     """Raises PostconditionError unless the graphs that are about to be written are whole and in order."""
     for scope, edit in edits.items():
         _check_places(scope, edit)

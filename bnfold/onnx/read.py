@@ -1,273 +1,287 @@
-"""ONNX's messages as spans of a buffer: the structure of a model is read, its weights stay where they lie.
-
-ModelProto, GraphProto, FunctionProto, NodeProto, AttributeProto, ValueInfoProto and TensorProto become small records
-that know their own span (`start` of the field's tag, `body`, `end`), so that a writer can copy what did not change.
-Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-"""
+"""The structure of a model, read without its weights: one reader of messages, driven by the rows of their records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+import dataclasses
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 from ..errors import InputError
-from ..protobuf import Field, WireError, fields
-from . import attributes
-from .messages import Span, StoredSparse, StoredTensor, message, number, pair, read_sparse, read_tensor, text
+from ..ir.element_types import OPAQUE, DType, element_type
+from ..ir.graph import Shape
+from ..protobuf import BYTES, FIXED32, Field, WireError, fields, read_integer, read_integers, read_string
+from .messages import (
+    ABSENT,
+    PAYLOAD,
+    Data,
+    Reader,
+    Reference,
+    Stored,
+    StoredAttribute,
+    StoredFunction,
+    StoredGraph,
+    StoredModel,
+    StoredNode,
+    StoredSparse,
+    StoredTensor,
+    StoredValue,
+    Unread,
+    walk,
+)
+from .schema import (
+    FIELD_OF_TYPE,
+    AttributeProto,
+    OperatorSetIdProto,
+    StringStringEntryProto,
+    TensorAnnotation,
+    TensorShapeProto,
+    TrainingInfoProto,
+    TypeProto,
+)
 
-DEEPEST = 40
+Record = TypeVar("Record", bound=Stored)
+
+_DEEPEST = 40
 """Graphs nested in attributes of nodes deeper than this are refused; protobuf's own parsers stop at 33."""
-SMALL = 2048
+_SMALL = 2048
 """Runs of attributes up to this many bytes are decoded once for all nodes that have the same bytes."""
-
-
-class Data(NamedTuple):
-    """The bytes of a model file, and its name for messages."""
-
-    buffer: memoryview
-    where: str
-
-
-@dataclass(slots=True, eq=False)
-class StoredValue:
-    """A ValueInfoProto; its TypeProto is read only when it is asked for."""
-
-    start: int
-    end: int
-    name: str
-    type: Span | None
-
-
-@dataclass(slots=True, eq=False)
-class StoredNode:
-    """A NodeProto. `attributes` are decoded (see `attributes.py`) and may be shared with nodes of the same bytes."""
-
-    start: int
-    body: int
-    end: int
-    inputs: list[str]
-    outputs: list[str]
-    name: str
-    op: str
-    domain: str
-    overload: str
-    attributes: Mapping[str, Any]
-    graphs: list[StoredGraph]
-
-
-@dataclass(slots=True, eq=False)
-class StoredGraph:
-    """A GraphProto, or a FunctionProto (`function`: then `names` are its inputs and `results` its outputs).
-
-    `start` is the field's tag, `body` and `end` the message. `mentioned` are names in quantisation annotations.
-    """
-
-    start: int
-    body: int
-    end: int
-    name: str = ""
-    nodes: list[StoredNode] = field(default_factory=list)
-    initializers: list[StoredTensor] = field(default_factory=list)
-    sparse: list[StoredSparse] = field(default_factory=list)
-    inputs: list[StoredValue] = field(default_factory=list)
-    outputs: list[StoredValue] = field(default_factory=list)
-    infos: list[StoredValue] = field(default_factory=list)
-    mentioned: list[str] = field(default_factory=list)
-    function: bool = False
-    domain: str = ""
-    overload: str = ""
-    names: list[str] = field(default_factory=list)
-    results: list[str] = field(default_factory=list)
-    opsets: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class StoredModel:
-    """A ModelProto over its bytes. `trained` are the names that its training information reads or sets."""
-
-    data: Data
-    ir_version: int
-    opsets: dict[str, int]
-    graph: StoredGraph
-    functions: list[StoredGraph]
-    trained: list[str]
 
 
 def read_model(data: Data) -> StoredModel:
     """The structure of the model in `data`. Raises InputError where the bytes are no model."""
     try:
-        return _Reader(data).model()
+        model = _Reader(data).message(StoredModel, Field(0, BYTES, 0, 0, len(data.buffer), 0))
     except WireError as error:
         hint = "the file may be truncated, or it is not an ONNX model"
         raise InputError(f"not a readable ONNX model: {error}", where=data.where, hint=hint) from None
+    if not model.graphs or not (model.ir_version or model.opsets):
+        hint = "bnfold reads ONNX models and Caffe's pairs of prototxt and caffemodel"
+        raise InputError("not an ONNX model: it has no graph", where=data.where, hint=hint)
+    model.data = data
+    return model
+
+
+def read_type(data: Data, at: Field) -> tuple[DType | None, Shape | None]:
+    """Element type and shape in a field that holds a TypeProto; None for what it does not say or what is no tensor.
+
+    Raises WireError where the bytes are no such message.
+    """
+    reader = _Reader(data)
+    found = dict(reader.values(at, {TypeProto.TENSOR_TYPE: "later"}))
+    if not found:
+        return None, None
+    tensor = {TypeProto.Tensor.ELEM_TYPE: "integer", TypeProto.Tensor.SHAPE: "shape"}
+    found = dict(reader.values(found[TypeProto.TENSOR_TYPE], tensor))
+    dtype = element_type(found.get(TypeProto.Tensor.ELEM_TYPE, 0))
+    return (None if dtype == OPAQUE else dtype), found.get(TypeProto.Tensor.SHAPE)
 
 
 class _Reader:
-    """One pass over a model's bytes."""
+    """One pass over a model's bytes.
+
+    The methods that take nothing but a field read it; they raise WireError where it is of another kind.
+    """
 
     def __init__(self, data: Data) -> None:
         self.data = data.buffer
         self.where = data.where
+        self.begun = False
         self.depth = 0
         self.seen: dict[bytes, Mapping[str, Any]] = {}
 
-    def model(self) -> StoredModel:
-        ir_version, graph = 0, None
-        opsets: dict[str, int] = {}
-        functions: list[StoredGraph] = []
-        trained: list[str] = []
-        for at in fields(self.data):
-            match at.number:
-                case 1:
-                    ir_version = number(at)
-                case 7:
-                    if graph is not None:
-                        raise WireError("a second graph begins", at.start)
-                    graph = self.graph(at)
-                case 8:
-                    opsets.update([self._opset(message(at))])
-                case 20:
-                    trained += self._training(message(at))
-                case 25:
-                    functions.append(self.function(at))
-        if graph is None or not (ir_version or opsets):
-            hint = "bnfold reads ONNX models and Caffe's pairs of prototxt and caffemodel"
-            raise InputError("not an ONNX model: it has no graph", where=self.where, hint=hint)
-        return StoredModel(Data(self.data, self.where), ir_version, opsets, graph, functions, trained)
+    def message(self, record: type[Record], at: Field) -> Record:
+        """The message in field `at`."""
+        self.later(at)
+        made, table = record(at.start, at.body, at.end), _TABLES[record]
+        for part in fields(self.data, at.body, at.end):
+            row = table.get(part.number)
+            if row is not None:
+                attribute, read, add = row
+                value = read(self, part)
+                if add is None:
+                    setattr(made, attribute, value)
+                else:
+                    add(getattr(made, attribute), value)
+        return made
 
-    def _training(self, span: Span) -> list[str]:
+    def values(self, at: Field, readers: Mapping[int, str]) -> Iterator[tuple[int, Any]]:
+        """Number and value of each field of the small message in `at`; `readers` has those that are wanted."""
+        self.later(at)
+        for part in fields(self.data, at.body, at.end):
+            if part.number in readers:
+                yield part.number, getattr(self, readers[part.number])(part)
+
+    def later(self, at: Field) -> Field:
+        """A message that is not read yet."""
+        if at.wire != BYTES:
+            raise WireError(f"field {at.number} is not a message", at.start)
+        return at
+
+    def as_it_lies(self, at: Field) -> Field:
+        return at
+
+    def text(self, at: Field) -> str:
+        return read_string(self.data, at)
+
+    def integer(self, at: Field) -> int:
+        return read_integer(at)
+
+    def integers(self, at: Field) -> list[int]:
+        return read_integers(self.data, at)
+
+    def payload(self, at: Field) -> Field:
+        if at.wire not in (BYTES, PAYLOAD[at.number]):
+            raise WireError(f"field {at.number} of a tensor has wire type {at.wire}", at.start)
+        return at
+
+    def floats(self, at: Field) -> list[float]:
+        packed = at.wire == BYTES and at.number == AttributeProto.FLOATS
+        if (at.wire != FIXED32 and not packed) or (at.end - at.body) % 4:
+            raise WireError("an attribute's floats are cut", at.start)
+        return [value for (value,) in struct.iter_unpack("<f", self.data[at.body : at.end])]
+
+    def domain(self, at: Field) -> str:
+        """The domain of an operator; the standard one has two names."""
+        name = self.text(at)
+        return "" if name == "ai.onnx" else name
+
+    def opset(self, at: Field) -> tuple[str, int]:
+        found = dict(self.values(at, {OperatorSetIdProto.DOMAIN: "domain", OperatorSetIdProto.VERSION: "integer"}))
+        return found.get(OperatorSetIdProto.DOMAIN, ""), found.get(OperatorSetIdProto.VERSION, 0)
+
+    def entry(self, at: Field) -> tuple[str, str]:
+        found = dict(self.values(at, {StringStringEntryProto.KEY: "text", StringStringEntryProto.VALUE: "text"}))
+        return found.get(StringStringEntryProto.KEY, ""), found.get(StringStringEntryProto.VALUE, "")
+
+    def training(self, at: Field) -> list[str]:
         """All names in the graphs and bindings of a TrainingInfoProto."""
-        names: list[str] = []
-        for at in fields(self.data, *span):
-            if at.number in (1, 2):
-                nodes = (node for graph in walk(self.graph(at)) for node in graph.nodes)
-                names += [name for node in nodes for name in (*node.inputs, *node.outputs)]
-            elif at.number in (3, 4):
-                names += pair(self.data, message(at))
-        return names
+        graphs = dict.fromkeys((TrainingInfoProto.INITIALIZATION, TrainingInfoProto.ALGORITHM), "names")
+        bindings = (TrainingInfoProto.INITIALIZATION_BINDING, TrainingInfoProto.UPDATE_BINDING)
+        return [name for _, names in self.values(at, graphs | dict.fromkeys(bindings, "entry")) for name in names]
 
-    def _opset(self, span: Span) -> tuple[str, int]:
-        domain, version = "", 0
-        for at in fields(self.data, *span):
-            if at.number == 1:
-                domain = text(self.data, at)
-            elif at.number == 2:
-                version = number(at)
-        return "" if domain == "ai.onnx" else domain, version
+    def names(self, at: Field) -> list[str]:
+        """The names that the nodes of a graph read and make."""
+        nodes = (node for graph in walk(self.graph(at)) for node in graph.nodes)
+        return [name for node in nodes for name in (*node.inputs, *node.outputs)]
+
+    def annotation(self, at: Field) -> list[str]:
+        """The tensors that a TensorAnnotation names: the annotated one, and the values of its map of parameters."""
+        readers = {TensorAnnotation.TENSOR_NAME: "text", TensorAnnotation.QUANT_PARAMETER_TENSOR_NAMES: "entry"}
+        return [found if isinstance(found, str) else found[1] for _, found in self.values(at, readers)]
+
+    def shape(self, at: Field) -> Shape:
+        return tuple(extent for _, extent in self.values(at, {TensorShapeProto.DIM: "extent"}))
+
+    def extent(self, at: Field) -> int | None:
+        """A fixed extent; None where it is a name or nothing."""
+        extents = [extent for _, extent in self.values(at, {TensorShapeProto.Dimension.DIM_VALUE: "integer"})]
+        return extents[-1] if extents and extents[-1] >= 0 else None
+
+    def sparse(self, at: Field) -> StoredSparse:
+        found = self.message(StoredSparse, at)
+        if ABSENT in (found.values, found.indices):
+            raise WireError("a sparse tensor lacks its values or indices", at.start)
+        return found
+
+    def main_graph(self, at: Field) -> StoredGraph:
+        if self.begun:
+            raise WireError("a second graph begins", at.start)
+        self.begun = True
+        return self.graph(at)
 
     def graph(self, at: Field) -> StoredGraph:
-        found = StoredGraph(at.start, *message(at))
         self.depth += 1
-        if self.depth > DEEPEST:
-            raise InputError(f"graphs are nested deeper than {DEEPEST}", where=self.where)
-        for part in fields(self.data, at.body, at.end):
-            match part.number:
-                case 1:
-                    found.nodes.append(self.node(part))
-                case 2:
-                    found.name = text(self.data, part)
-                case 5:
-                    found.initializers.append(read_tensor(self.data, part))
-                case 11:
-                    found.inputs.append(self.value(part))
-                case 12:
-                    found.outputs.append(self.value(part))
-                case 13:
-                    found.infos.append(self.value(part))
-                case 14:
-                    found.mentioned += self._annotation(message(part))
-                case 15:
-                    found.sparse.append(read_sparse(self.data, part))
+        if self.depth > _DEEPEST:
+            raise InputError(f"graphs are nested deeper than {_DEEPEST}", where=self.where)
+        found = self.message(StoredGraph, at)
         self.depth -= 1
         return found
 
-    def function(self, at: Field) -> StoredGraph:
-        found = StoredGraph(at.start, *message(at), function=True)
-        for part in fields(self.data, at.body, at.end):
-            match part.number:
-                case 1:
-                    found.name = text(self.data, part)
-                case 4:
-                    found.names.append(text(self.data, part))
-                case 5:
-                    found.results.append(text(self.data, part))
-                case 7:
-                    found.nodes.append(self.node(part))
-                case 9:
-                    found.opsets.update([self._opset(message(part))])
-                case 10:
-                    found.domain = text(self.data, part)
-                case 12:
-                    found.infos.append(self.value(part))
-                case 13:
-                    found.overload = text(self.data, part)
-        return found
-
     def node(self, at: Field) -> StoredNode:
-        data = self.data
-        inputs: list[str] = []
-        outputs: list[str] = []
-        name = op = domain = overload = ""
-        attributes: list[Field] = []
-        for part in fields(data, *message(at)):
-            kind = part.number
-            if kind == 1:
-                inputs.append(text(data, part))
-            elif kind == 2:
-                outputs.append(text(data, part))
-            elif kind == 5:
-                attributes.append(part)
-            elif kind == 4:
-                op = text(data, part)
-            elif kind == 3:
-                name = text(data, part)
-            elif kind == 7:
-                domain = text(data, part)
-            elif kind == 8:
-                overload = text(data, part)
-        domain = "" if domain == "ai.onnx" else domain
-        graphs: list[StoredGraph] = []
-        decoded = self._attributes(attributes, graphs) if attributes else {}
-        return StoredNode(at.start, at.body, at.end, inputs, outputs, name, op, domain, overload, decoded, graphs)
+        found = self.message(StoredNode, at)
+        if found.parts:
+            found.attributes = self._attributes(found.parts, found.graphs)
+            found.parts = []
+        return found
 
     def _attributes(self, parts: list[Field], graphs: list[StoredGraph]) -> Mapping[str, Any]:
         """The attributes in `parts`, those of equal bytes decoded once; graphs among them are appended to `graphs`."""
         first, last = parts[0].start, parts[-1].end
         key = None
-        if last - first <= SMALL and sum(p.end - p.start for p in parts) == last - first:
+        if last - first <= _SMALL and sum(part.end - part.start for part in parts) == last - first:
             key = bytes(self.data[first:last])
             known = self.seen.get(key)
             if known is not None:
                 return known
-        decoded = attributes.read(self.data, parts, self.graph, graphs)
-        if key is not None and not graphs and attributes.shareable(decoded):
-            self.seen[key] = decoded
-        return decoded
+        found = dict(self._attribute(part, graphs) for part in parts)
+        placed = any(isinstance(value, StoredTensor | StoredSparse | Unread) for value in found.values())
+        if key is not None and not graphs and not placed:  # no value remembers where it lies
+            self.seen[key] = found
+        return found
 
-    def value(self, at: Field) -> StoredValue:
-        name, type_ = "", None
-        for part in fields(self.data, *message(at)):
-            if part.number == 1:
-                name = text(self.data, part)
-            elif part.number == 2:
-                type_ = message(part)
-        return StoredValue(at.start, at.end, name, type_)
+    def _attribute(self, at: Field, graphs: list[StoredGraph]) -> tuple[str, Any]:
+        """Name and value of an AttributeProto; a graph goes to `graphs`."""
+        found = self.message(StoredAttribute, at)
+        if found.reference:
+            return found.name, Reference(found.reference)
+        number = FIELD_OF_TYPE.get(found.type) or (found.values[0].number if found.values else 0)
+        values = [part for part in found.values if part.number == number]
+        if number in (AttributeProto.G, AttributeProto.GRAPHS):
+            graphs.extend(map(self.graph, values))
+            return found.name, Unread(found.type)
+        if number in _REPEATED:
+            return found.name, tuple(element for part in values for element in self._elements(part))
+        if values:
+            return found.name, self._elements(values[-1])[-1]
+        if number in _DEFAULTS or (found.type and not number):
+            return found.name, _DEFAULTS.get(number, Unread(found.type))
+        raise WireError("an attribute has no value", at.start)
 
-    def _annotation(self, span: Span) -> list[str]:
-        """The tensors that a TensorAnnotation names: the annotated one, and the values of its map of parameters."""
-        names = []
-        for at in fields(self.data, *span):
-            if at.number == 1:
-                names.append(text(self.data, at))
-            elif at.number == 2:
-                names.append(pair(self.data, message(at))[1])
-        return names
+    def _elements(self, at: Field) -> list[Any]:
+        """The values in one field of an AttributeProto; there is at least one in a field that is not repeated."""
+        if at.number not in _ELEMENTS:
+            return [Unread(at.number)]
+        found = _ELEMENTS[at.number](self, at)
+        return found if isinstance(found, list) else [found]
 
 
-def walk(graph: StoredGraph) -> Iterator[StoredGraph]:
-    """The graph and all graphs in attributes of its nodes, outermost first."""
-    yield graph
-    for node in graph.nodes:
-        for inner in node.graphs:
-            yield from walk(inner)
+_A = AttributeProto
+_REPEATED = {_A.FLOATS, _A.INTS, _A.STRINGS, _A.TENSORS, _A.SPARSE_TENSORS, _A.TYPE_PROTOS}
+_DEFAULTS = {AttributeProto.F: 0.0, AttributeProto.I: 0, AttributeProto.S: ""}
+"""Writers of proto3 leave out a value that is 0 or empty."""
+
+
+def _read(reader: Reader) -> Callable[[_Reader, Field], Any]:
+    """What reads a field."""
+    if isinstance(reader, str):
+        return cast("Callable[[_Reader, Field], Any]", getattr(_Reader, reader))
+    return lambda self, at: self.message(reader, at)
+
+
+_Table = Mapping[int, tuple[str, Callable[[_Reader, Field], Any], Callable[[Any, Any], None] | None]]
+
+
+def _table(record: type[Stored]) -> _Table:
+    """The fields of the message that a class of records stands for: attribute, how it is read, and what adds a value.
+
+    What the class takes from one that it is derived from is in another message.
+    """
+    own = (at for at in dataclasses.fields(record) if at.metadata and at.name in record.__annotations__)
+    rows = ((number, at) for at in own for number in at.metadata["numbers"])
+    return {number: (at.name, _read(at.metadata["reader"]), at.metadata["add"]) for number, at in rows}
+
+
+_ELEMENTS = {
+    **dict.fromkeys((_A.F, _A.FLOATS), _read("floats")),
+    _A.I: _read("integer"),
+    _A.INTS: _read("integers"),
+    **dict.fromkeys((_A.S, _A.STRINGS), _read("text")),
+    **dict.fromkeys((_A.T, _A.TENSORS), _read(StoredTensor)),
+    **dict.fromkeys((_A.SPARSE_TENSOR, _A.SPARSE_TENSORS), _read("sparse")),
+}
+"""How the values of attributes are read, by their field."""
+_RECORDS = (
+    StoredModel, StoredGraph, StoredFunction, StoredNode, StoredAttribute, StoredTensor, StoredSparse, StoredValue,
+)  # fmt: skip
+_TABLES: Mapping[type[Stored], _Table] = {record: _table(record) for record in _RECORDS}

@@ -10,20 +10,10 @@ from ..protobuf import Lazy, Rope, fields
 from .data_files import literals_of, tensors_of
 from .edit import Edit
 from .graphs import Scope
-from .messages import StoredTensor
-from .read import StoredModel, StoredNode
-from .splice import (
-    Content,
-    Splice,
-    constant_node,
-    framed,
-    number_at,
-    rewired,
-    tensor,
-    tensor_at,
-    tensor_with,
-    value_info,
-)
+from .messages import StoredModel, StoredNode, StoredTensor
+from .schema import GraphProto, NodeProto
+from .serialize import Content, constant_node, framed, tensor_proto, value_info
+from .splice import Splice, number_at, rewired, tensor_at, tensor_with
 from .tensors import External
 
 
@@ -122,7 +112,7 @@ class Renderer:
             if tensor_ in edit.removed:
                 splice.replace(tensor_.start, tensor_.end)
             elif (by := self.storage.tensor(buffer, tensor_, edit.contents.get(tensor_))) is not None:
-                splice.replace(tensor_.start, tensor_.end, framed(5, by))
+                splice.replace(tensor_.start, tensor_.end, framed(GraphProto.INITIALIZER, by))
         for sparse in stored.sparse:
             if sparse in edit.removed:
                 splice.replace(sparse.start, sparse.end)
@@ -140,14 +130,14 @@ class Renderer:
         first = stored.nodes[0].start if stored.nodes else stored.body
         ahead = Rope()
         for output in self.edits[scope].outputs:
-            splice.tail.add(framed(12, output))
+            splice.tail.add(framed(GraphProto.OUTPUT, output))
         for name, content in self.edits[scope].added.items():
             if stored.function or (old and scope.parent is not None):
-                ahead.add(framed(7 if stored.function else 1, constant_node(name, content)))
+                ahead.add(framed(stored.node_field, constant_node(name, content)))
                 continue
-            splice.tail.add(framed(5, tensor(name, content)))
+            splice.tail.add(framed(GraphProto.INITIALIZER, tensor_proto(name, content)))
             if old:
-                splice.tail.add(framed(11, value_info(name, content.dtype, content.shape)))
+                splice.tail.add(framed(GraphProto.INPUT, value_info(name, content.dtype, content.shape)))
         if ahead.size:
             splice.insert(first, ahead)
 
@@ -162,11 +152,11 @@ class Renderer:
         splice = rewired(buffer, node, wires) if wires is not None else Splice(buffer, node.body, node.end)
         for at in fields(buffer, node.body, node.end) if parts else ():
             within = {start: part for start, part in parts.items() if at.body <= start < at.end}
-            if at.number == 5 and within:
+            if at.number == NodeProto.ATTRIBUTE and within:
                 attribute = Splice(buffer, at.body, at.end)
                 for start, (end, by) in within.items():
                     attribute.replace(start, end, framed(number_at(buffer, start), by))
-                splice.replace(at.start, at.end, framed(5, attribute.rope()))
+                splice.replace(at.start, at.end, framed(at.number, attribute.rope()))
         return framed(number_at(buffer, node.start), splice.rope())
 
     def _parts(self, node: StoredNode, edit: Edit) -> dict[int, tuple[int, Rope]]:

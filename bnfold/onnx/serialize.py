@@ -1,244 +1,167 @@
-"""Graph -> ONNX file, without importing `onnx`: the structure at once, each tensor only while it is being written.
-
-A constant is written in the dtype of its Value: a Tensor that holds float64 (a BatchNorm's derived parameters) behind a
-float32 Value is rounded once, here. Only if `Header.half` is set, one that holds float16 keeps it, with a Cast behind.
-Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-"""
+"""The makers of ONNX's messages: what is new in a model is written by these, without importing `onnx`."""
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from .. import protobuf
-from ..ir.graph import Graph, Node, Tensor, Value
-from ..ir.names import Names, readable
+from ..ir.element_types import DType, element_code
+from ..ir.graph import Array, Shape
+from ..planner.affine import nearest
+from ..protobuf import BYTES, FIXED32, Buffer, Lazy, Piece, Rope, delimited, encoded, integer, string, tag, varint
+from .schema import (
+    FIELD_OF_TYPE,
+    AttributeProto,
+    NodeProto,
+    StringStringEntryProto,
+    TensorProto,
+    TensorShapeProto,
+    TypeProto,
+    ValueInfoProto,
+)
 
-LIMIT = 2**31 - 1
-"""Protobuf's longest message, in bytes."""
-
-ELEMENT_TYPES = {
-    "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
-    "float64": 11, "uint32": 12, "uint64": 13, "bfloat16": 16,
-}  # fmt: skip
-"""NumPy's (and ml_dtypes') name -> TensorProto.DataType."""
-
-_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = range(1, 9)
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a model says of itself. `opset` is that of the standard domain, `batch` names unknown first extents.
-
-    `half`: constants of float32 that are stored as float16 are written so, and cast: whoever reads the model can tell.
-    """
-
-    opset: int = 13
-    ir_version: int = 7
-    producer: str = ""
-    producer_version: str = ""
-    doc: str = ""
-    metadata: Mapping[str, str] | None = None
-    batch: str = ""
-    half: bool = False
+_SMALL = 4096
+"""Pieces up to this many bytes are copied; larger ones stay spans of the input."""
 
 
-def write(graph: Graph, header: Header, spell: Callable[[str], str] | None = None) -> protobuf.Rope:
-    """The model as a Rope; its tensors are loaded when the Rope is written.
+@dataclass(frozen=True, eq=False, slots=True)
+class Content:
+    """A tensor to write: its extents and type now, its values, rounded once, when the file is written."""
 
-    `spell` makes ONNX names of those in the graph. By itself `names.readable` does: what ONNX can write stays as it is.
-    """
-    model = protobuf.Rope(protobuf.integer(1, header.ir_version))
-    for number, value in ((2, header.producer), (3, header.producer_version), (6, header.doc)):
-        if value:
-            model.add(protobuf.string(number, value))
-    names = _Names(graph, spell, header.half)
-    model.add_message(7, _graph(graph, header.batch, names))
-    for domain, version in sorted(_domains(graph, header.opset).items()):
-        model.add(protobuf.delimited(8, (protobuf.string(1, domain) if domain else b"") + protobuf.integer(2, version)))
-    for key, text in sorted((header.metadata or {}).items()):
-        model.add(protobuf.delimited(14, protobuf.string(1, key) + protobuf.string(2, text)))
-    return model
+    shape: tuple[int, ...]
+    dtype: DType
+    make: Callable[[], Array]
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
-def _all_names(graph: Graph) -> Iterator[str]:
-    """Of the graph, its values and its nodes, and of the graphs inside it."""
-    yield graph.name
-    yield from (value.name for value in (*graph.inputs, *graph.outputs))
-    for node in graph.nodes:
-        yield from (value.name for value in (*node.inputs, *node.outputs) if value is not None)
-        yield node.name
-        for inner in node.attributes.values():
-            if isinstance(inner, Graph):
-                yield from _all_names(inner)
+    def lazy(self) -> Lazy:
+        """The values as a piece to write."""
+        return Lazy(self.size, self.bytes)
+
+    def bytes(self) -> Buffer:
+        """The values in the order and the byte order of raw_data."""
+        array = np.ascontiguousarray(nearest(self.make(), self.dtype), self.dtype.newbyteorder("<")).reshape(self.shape)
+        return array.reshape(-1).view(np.uint8).data if self.size else b""
 
 
-def _domains(graph: Graph, opset: int) -> dict[str, int]:
-    used = {"": opset}
-    for node in graph.nodes:
-        domain = node.op.rpartition(".")[0]
-        used[domain] = max(used.get(domain, 1), node.version)
-        for value in node.attributes.values():
-            if isinstance(value, Graph):
-                used |= _domains(value, opset)
-    return used
+class Line(NamedTuple):
+    """A node that is written: its name, and the names that it reads and makes."""
+
+    name: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
 
 
-class _Names:
-    """Initializers, one for each stored tensor, shape and dtype, however many values show it; and unique node names."""
-
-    def __init__(self, graph: Graph, spell: Callable[[str], str] | None, half: bool) -> None:
-        taken = readable(_all_names(graph))
-        self.spell, self.half = spell or taken.__getitem__, half
-        self._made = Names(map(self.spell, taken)) if half else Names()
-        self._first: dict[Any, str] = {}
-        self._nodes: set[str] = set()
-        self.found: list[Value] = []
-
-    def node(self, node: Node) -> str:
-        """The node's name, or one derived from it where another node has it: runtimes refuse two nodes of one name."""
-        own = name = self.spell(node.name)
-        count = 1
-        while name in self._nodes:
-            name = f"{own}/{node.op}" + (f"_{count}" if count > 1 else "")
-            count += 1
-        self._nodes.add(name)
-        return name
-
-    def half_of(self, name: str) -> str:
-        """A name for the float16 tensor of a constant."""
-        return self._made.unique(f"{name}/half")
-
-    def name(self, value: Value) -> str:
-        if value.tensor is None:
-            return self.spell(value.name)
-        identity = value.tensor.key, value.tensor.shape, str(value.dtype)
-        if identity not in self._first:
-            self._first[identity] = self.spell(value.name)
-            self.found.append(value)
-        return self._first[identity]
+Scalar = int | float | str | bytes | Content | Rope
+"""One value of an attribute; a Rope is a GraphProto."""
+_Type = AttributeProto.AttributeType
+_TYPES: Mapping[type, tuple[int, int]] = {
+    int: (_Type.INT, _Type.INTS),
+    float: (_Type.FLOAT, _Type.FLOATS),
+    str: (_Type.STRING, _Type.STRINGS),
+    bytes: (_Type.STRING, _Type.STRINGS),
+    Content: (_Type.TENSOR, _Type.TENSORS),
+    Rope: (_Type.GRAPH, _Type.GRAPHS),
+}
+"""The types of an attribute that is one value, and of one that is several; none at all are integers."""
 
 
-def _graph(graph: Graph, batch: str, names: _Names) -> protobuf.Rope:
-    nodes, before = protobuf.Rope(), len(names.found)
-    for node in graph.nodes:
-        nodes.add_message(1, _node(node, batch, names))
-    outputs = [names.name(value) for value in graph.outputs]
-    casts, constants = protobuf.Rope(), protobuf.Rope()
-    for value in names.found[before:]:
-        name = names.name(value)
-        if value.tensor is not None and names.half and _is_half(value):
-            half = names.half_of(name)
-            constants.add_message(5, tensor(half, value.tensor, value.tensor.dtype))
-            casts.add_message(1, _cast(half, name))
-        elif value.tensor is not None:
-            constants.add_message(5, tensor(name, value.tensor, value.dtype or value.tensor.dtype))
-    body = protobuf.Rope()
-    title = protobuf.string(2, names.spell(graph.name) if graph.name else "net")
-    for part in (casts, nodes, protobuf.Rope(title), constants):
-        body.add(part)
-    for value in graph.inputs:
-        body.add(protobuf.delimited(11, _value_info(names.name(value), value, batch)))
-    for name, value in zip(outputs, graph.outputs, strict=True):
-        body.add(protobuf.delimited(12, _value_info(name, value, batch)))
-    return body
+def framed(number: int, body: Rope) -> Rope:
+    """`body` as field `number`, its small pieces joined, so that a model of many small nodes stays small."""
+    pieces: list[Piece] = []
+    run = bytearray(tag(number, BYTES) + varint(body.size))
+    for piece in body.pieces:
+        if not isinstance(piece, Lazy) and len(piece) <= _SMALL:
+            run += piece
+            continue
+        pieces += [bytes(run), piece] if run else [piece]
+        run = bytearray()
+    return Rope(*pieces, bytes(run)) if run else Rope(*pieces)
 
 
-def _is_half(value: Value) -> bool:
-    """Whether it is a float32 constant that is stored as float16."""
-    return value.tensor is not None and value.tensor.dtype.name == "float16" and value.dtype == np.float32
+def tensor_proto(name: str, content: Content) -> Rope:
+    """A TensorProto."""
+    head = b"".join(integer(TensorProto.DIMS, extent) for extent in content.shape)
+    head += integer(TensorProto.DATA_TYPE, element_code(content.dtype))
+    rope = Rope(head + (string(TensorProto.NAME, name) if name else b""))
+    rope.add(raw_data(content))
+    return rope
 
 
-def _cast(half: str, name: str) -> protobuf.Rope:
-    """The node that makes a constant of its float16 tensor."""
-    to = protobuf.string(1, "to") + protobuf.integer(3, ELEMENT_TYPES["float32"]) + protobuf.integer(20, _INT)
-    head = protobuf.string(1, half) + protobuf.string(2, name) + protobuf.string(4, "Cast")
-    return protobuf.Rope(head + protobuf.delimited(5, to))
+def raw_data(content: Content) -> Rope:
+    """The field of a TensorProto with the values."""
+    rope = Rope(tag(TensorProto.RAW_DATA, BYTES) + varint(content.size))
+    if content.size:
+        rope.add(content.lazy())
+    return rope
 
 
-def _node(node: Node, batch: str, names: _Names) -> protobuf.Rope:
-    domain, _, op = node.op.rpartition(".")
-    inputs = ["" if value is None else names.name(value) for value in node.inputs]
-    while inputs and not inputs[-1]:
-        inputs.pop()
-    head = [protobuf.string(1, name) for name in inputs] + [
-        protobuf.string(2, names.name(value)) for value in node.outputs
-    ]
-    rope = protobuf.Rope(b"".join(head) + protobuf.string(3, names.node(node)) + protobuf.string(4, op))
-    for name, value in node.attributes.items():
-        rope.add_message(5, _attribute(name, value, batch, names))
+def node_proto(
+    op: str, line: Line, attributes: Mapping[str, Scalar | Sequence[Scalar]] | None = None, domain: str = ""
+) -> Rope:
+    """A NodeProto."""
+    strings = [(NodeProto.INPUT, name) for name in line.inputs] + [(NodeProto.OUTPUT, name) for name in line.outputs]
+    strings += [(NodeProto.NAME, line.name)] if line.name else []
+    rope = Rope(b"".join(string(number, text) for number, text in (*strings, (NodeProto.OP_TYPE, op))))
+    for name, value in (attributes or {}).items():
+        rope.add(attribute_field(name, value))
     if domain:
-        rope.add(protobuf.string(7, domain))
+        rope.add(string(NodeProto.DOMAIN, domain))
     return rope
 
 
-def _attribute(name: str, value: Any, batch: str, names: _Names) -> protobuf.Rope:
-    rope = protobuf.Rope(protobuf.string(1, name))
-    if isinstance(value, Tensor):
-        rope.add_message(5, tensor("", value, value.dtype))
-        kind = _TENSOR
-    elif isinstance(value, Graph):
-        rope.add_message(6, _graph(value, batch, names))
-        kind = _GRAPH
-    else:
-        payload, kind = _plain(value)
-        rope.add(payload)
-    rope.add(protobuf.integer(20, kind))
-    return rope
+def attribute_field(name: str, value: Scalar | Sequence[Scalar]) -> Rope:
+    """The field of a NodeProto with one attribute."""
+    several = not isinstance(value, Scalar)
+    items = [value] if isinstance(value, Scalar) else value
+    types = next((types for kind, types in _TYPES.items() if items and isinstance(items[0], kind)), _TYPES[int])
+    rope = Rope(string(AttributeProto.NAME, name))
+    for item in items:
+        rope.add(_element(FIELD_OF_TYPE[types[several]], item))
+    rope.add(integer(AttributeProto.TYPE, types[several]))
+    return framed(NodeProto.ATTRIBUTE, rope)
 
 
-def _plain(value: Any) -> tuple[bytes, int]:
-    """Payload and AttributeType of a number, a string or a sequence of one of them."""
+def _element(number: int, value: Scalar) -> bytes | Rope:
+    """One value in field `number` of an AttributeProto."""
+    if isinstance(value, Content | Rope):
+        return framed(number, tensor_proto("", value) if isinstance(value, Content) else value)
     if isinstance(value, str | bytes):
-        return protobuf.delimited(4, _encoded(value)), _STRING
-    if isinstance(value, int):
-        return protobuf.integer(3, value), _INT
-    if isinstance(value, float):
-        return protobuf.tag(2, protobuf.FIXED32) + struct.pack("<f", value), _FLOAT
-    items = list(value)
-    if items and isinstance(items[0], str | bytes):
-        return b"".join(protobuf.delimited(9, _encoded(item)) for item in items), _STRINGS
-    if items and isinstance(items[0], float):
-        return b"".join(protobuf.tag(7, protobuf.FIXED32) + struct.pack("<f", item) for item in items), _FLOATS
-    return b"".join(protobuf.integer(8, item) for item in items), _INTS
+        return delimited(number, value if isinstance(value, bytes) else encoded(value))
+    if isinstance(value, float) or number == AttributeProto.FLOATS:
+        return tag(number, FIXED32) + struct.pack("<f", value)
+    return integer(number, value)
 
 
-def _encoded(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else protobuf.encoded(value)
+def constant_node(name: str, content: Content) -> Rope:
+    """A Constant node that makes the value `name`."""
+    return node_proto("Constant", Line("", (), (name,)), {"value": content})
 
 
-def tensor(name: str, source: Tensor, dtype: np.dtype[Any]) -> protobuf.Rope:
-    """A TensorProto of `dtype` whose raw data is loaded and rounded when it is written."""
-    little = dtype.newbyteorder("<")
-
-    def produce() -> memoryview:
-        return np.ascontiguousarray(source.load(), little).reshape(-1).view(np.uint8).data
-
-    head = b"".join(protobuf.integer(1, extent) for extent in source.shape) + protobuf.integer(
-        2, ELEMENT_TYPES[dtype.name]
-    )
-    head += protobuf.string(8, name) if name else b""
-    size = dtype.itemsize * int(np.prod(source.shape, dtype=np.int64))
-    rope = protobuf.Rope(head + protobuf.tag(9, protobuf.BYTES) + protobuf.varint(size))
-    if size:
-        rope.add(protobuf.Lazy(size, produce))
-    return rope
+def value_info(name: str, dtype: DType | None, shape: Shape | None, batch: str = "") -> Rope:
+    """The ValueInfoProto of a tensor whose type or shape may be unknown; `batch` names an unknown axis 0."""
+    kind = b"" if dtype is None else integer(TypeProto.Tensor.ELEM_TYPE, element_code(dtype))
+    if shape is not None:
+        dimensions = (_dimension(extent, "" if axis else batch) for axis, extent in enumerate(shape))
+        kind += delimited(TypeProto.Tensor.SHAPE, b"".join(dimensions))
+    tensor_type = delimited(TypeProto.TENSOR_TYPE, kind)
+    return Rope(string(ValueInfoProto.NAME, name) + delimited(ValueInfoProto.TYPE, tensor_type))
 
 
-def _value_info(name: str, value: Value, batch: str) -> bytes:
-    kind = b"" if value.dtype is None else protobuf.integer(1, ELEMENT_TYPES[value.dtype.name])
-    if value.shape is not None:
-        kind += protobuf.delimited(2, b"".join(_dimensions(value.shape, batch)))
-    return protobuf.string(1, name) + protobuf.delimited(2, protobuf.delimited(1, kind))
+def _dimension(extent: int | None, name: str) -> bytes:
+    if extent is not None:
+        return delimited(TensorShapeProto.DIM, integer(TensorShapeProto.Dimension.DIM_VALUE, extent))
+    return delimited(TensorShapeProto.DIM, string(TensorShapeProto.Dimension.DIM_PARAM, name) if name else b"")
 
 
-def _dimensions(shape: Sequence[int | None], batch: str) -> Iterable[bytes]:
-    for axis, extent in enumerate(shape):
-        if extent is not None:
-            yield protobuf.delimited(1, protobuf.integer(1, extent))
-        else:
-            yield protobuf.delimited(1, protobuf.string(2, batch) if batch and axis == 0 else b"")
+def entry(number: int, key: str, value: str) -> bytes:
+    """Field `number` with a StringStringEntryProto."""
+    return delimited(number, string(StringStringEntryProto.KEY, key) + string(StringStringEntryProto.VALUE, value))

@@ -1,50 +1,15 @@
-"""Writing ONNX's messages: spans of the input with some fields replaced, and the few messages that are new.
-
-Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-"""
+"""Changing ONNX's messages: spans of the input of which some fields are replaced."""
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
-from .. import protobuf
-from ..ir.graph import Array
-from ..planner.affine import nearest
-from ..protobuf import Buffer, Field, Lazy, Piece, Rope, fields
-from .messages import StoredTensor, pair, text
-from .read import StoredNode
-from .tensors import DType, element_code
-
-SMALL = 4096
-"""Pieces up to this many bytes are copied; larger ones stay spans of the input."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Content:
-    """A tensor to write: its extents and type now, its values when the file is written."""
-
-    shape: tuple[int, ...]
-    dtype: DType
-    make: Callable[[], Array]
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def lazy(self) -> Lazy:
-        return Lazy(self.size, self.bytes)
-
-    def bytes(self) -> Buffer:
-        """The values in the order and the byte order of raw_data."""
-        array = np.ascontiguousarray(nearest(self.make(), self.dtype), self.dtype.newbyteorder("<")).reshape(self.shape)
-        return array.reshape(-1).view(np.uint8).data if self.size else b""
+from ..protobuf import Buffer, Field, Rope, fields, read_string, read_varint, string
+from .messages import StoredNode, StoredTensor
+from .schema import AttributeProto, NodeProto, StringStringEntryProto, TensorProto
+from .serialize import Content, Line, entry, raw_data
 
 
 class Splice:
@@ -90,67 +55,33 @@ class Splice:
         return result
 
 
-def framed(number: int, body: Rope) -> Rope:
-    """`body` as field `number`, its small pieces joined, so that a model of many small nodes stays small."""
-    pieces: list[Piece] = []
-    run = bytearray(protobuf.tag(number, protobuf.BYTES) + protobuf.varint(body.size))
-    for piece in body.pieces:
-        if not isinstance(piece, Lazy) and len(piece) <= SMALL:
-            run += piece
-            continue
-        pieces += [bytes(run), piece] if run else [piece]
-        run = bytearray()
-    return Rope(*pieces, bytes(run)) if run else Rope(*pieces)
-
-
 def number_at(buffer: Buffer, start: int) -> int:
     """The number of the field that begins at `start`."""
-    tag, _ = protobuf.read_varint(buffer, start, len(buffer))
+    tag, _ = read_varint(buffer, start, len(buffer))
     return tag >> 3
-
-
-def tensor(name: str, content: Content) -> Rope:
-    """A new TensorProto."""
-    head = b"".join(protobuf.integer(1, extent) for extent in content.shape)
-    head += protobuf.integer(2, element_code(content.dtype)) + (protobuf.string(8, name) if name else b"")
-    rope = Rope(head)
-    rope.add(_raw(content))
-    return rope
-
-
-def _raw(content: Content) -> Rope:
-    return Rope(protobuf.tag(9, protobuf.BYTES) + protobuf.varint(content.size), content.lazy())
 
 
 def tensor_with(buffer: memoryview, stored: StoredTensor, content: Content) -> Rope:
     """The TensorProto `stored`, whose data is inside, with other values of the same extents and type."""
     splice = Splice(buffer, stored.body, stored.end)
     for index, part in enumerate(stored.payload):
-        splice.replace(part.start, part.end, _raw(content) if index == 0 else None)
+        splice.replace(part.start, part.end, raw_data(content) if index == 0 else None)
     if not stored.payload:
-        splice.tail = _raw(content)
+        splice.tail = raw_data(content)
     return splice.rope()
 
 
 def tensor_at(buffer: memoryview, stored: StoredTensor, location: str, changed: bool) -> Rope:
     """The TensorProto `stored`, whose data is outside, now at `location`; `changed` data loses its old checksum."""
     splice = Splice(buffer, stored.body, stored.end)
-    for at in fields(buffer, stored.body, stored.end):
-        key = pair(buffer, (at.body, at.end))[0] if at.number == 13 else ""
+    entries = (at for at in fields(buffer, stored.body, stored.end) if at.number == TensorProto.EXTERNAL_DATA)
+    for at in entries:
+        key = _text(buffer, at, StringStringEntryProto.KEY)
         if key == "location":
-            entry = protobuf.string(1, key) + protobuf.string(2, location)
-            splice.replace(at.start, at.end, Rope(protobuf.delimited(13, entry)))
+            splice.replace(at.start, at.end, Rope(entry(at.number, key, location)))
         elif key == "checksum" and changed:
             splice.replace(at.start, at.end)
     return splice.rope()
-
-
-class Line(NamedTuple):
-    """A node that is written: its name, and the names that it reads and makes."""
-
-    name: str
-    inputs: Sequence[str]
-    outputs: Sequence[str]
 
 
 class Written(NamedTuple):
@@ -170,69 +101,31 @@ class Wires:
     nameless: bool = False
 
 
-def node(op: str, line: Line, attributes: Rope | None = None) -> Rope:
-    """A new NodeProto of the standard domain."""
-    strings = [(1, text) for text in line.inputs] + [(2, text) for text in line.outputs]
-    strings += [(3, line.name)] if line.name else []
-    rope = Rope(b"".join(protobuf.string(number, text) for number, text in strings) + protobuf.string(4, op))
-    if attributes is not None:
-        rope.add(attributes)
-    return rope
-
-
-def integer_attributes(values: Mapping[str, int]) -> Rope:
-    """Attributes of type INT."""
-    made = (
-        protobuf.string(1, name) + protobuf.integer(3, value) + protobuf.integer(20, 2)
-        for name, value in values.items()
-    )
-    return Rope(b"".join(protobuf.delimited(5, payload) for payload in made))
-
-
-def float_attribute(name: str, value: float) -> Rope:
-    payload = (
-        protobuf.string(1, name)
-        + protobuf.tag(2, protobuf.FIXED32)
-        + struct.pack("<f", value)
-        + protobuf.integer(20, 1)
-    )
-    return Rope(protobuf.delimited(5, payload))
-
-
-def constant_node(name: str, content: Content) -> Rope:
-    """A Constant node that makes the value `name`."""
-    attribute = Rope(protobuf.string(1, "value"))
-    attribute.add_message(5, tensor("", content))
-    attribute.add(protobuf.integer(20, 4))
-    return node("Constant", Line("", (), (name,)), framed(5, attribute))
-
-
-def value_info(name: str, dtype: DType, shape: tuple[int, ...] | None) -> Rope:
-    """The ValueInfoProto of a tensor."""
-    kind = protobuf.integer(1, element_code(dtype))
-    if shape is not None:
-        kind += protobuf.delimited(2, b"".join(protobuf.delimited(1, protobuf.integer(1, extent)) for extent in shape))
-    return Rope(protobuf.string(1, name) + protobuf.delimited(2, protobuf.delimited(1, kind)))
-
-
 def rewired(buffer: memoryview, stored: StoredNode, wires: Wires) -> Splice:
     """The NodeProto `stored` with other inputs and outputs, and without some attributes."""
     splice = Splice(buffer, stored.body, stored.end)
-    places: dict[int, list[Field]] = {1: [], 2: []}
+    places: dict[int, list[Field]] = {NodeProto.INPUT: [], NodeProto.OUTPUT: []}
     for at in fields(buffer, stored.body, stored.end):
         if at.number in places:
             places[at.number].append(at)
-        elif (at.number == 3 and wires.nameless) or (at.number == 5 and _lost(buffer, at, wires)):
+        elif _is_lost(buffer, at, wires):
             splice.replace(at.start, at.end)
-    _rename(splice, places[1], stored.inputs, wires.inputs)
-    _rename(splice, places[2], stored.outputs, wires.outputs)
+    _rename(splice, places[NodeProto.INPUT], stored.inputs, wires.inputs)
+    _rename(splice, places[NodeProto.OUTPUT], stored.outputs, wires.outputs)
     return splice
 
 
-def _lost(buffer: memoryview, at: Field, wires: Wires) -> bool:
-    """Whether the attribute at `at` is one that goes."""
-    parts = fields(buffer, at.body, at.end) if wires.without else ()
-    return any(part.number == 1 and text(buffer, part) in wires.without for part in parts)
+def _is_lost(buffer: memoryview, at: Field, wires: Wires) -> bool:
+    """Whether the field `at` of a node is one that goes."""
+    if at.number == NodeProto.ATTRIBUTE and wires.without:
+        return _text(buffer, at, AttributeProto.NAME) in wires.without
+    return at.number == NodeProto.NAME and wires.nameless
+
+
+def _text(buffer: memoryview, at: Field, number: int) -> str:
+    """The string in field `number` of the message in `at`; "" if there is none."""
+    parts = (part for part in fields(buffer, at.body, at.end) if part.number == number)
+    return next((read_string(buffer, part) for part in parts), "")
 
 
 def _rename(splice: Splice, places: Sequence[Field], old: Sequence[str], new: Sequence[str]) -> None:
@@ -241,4 +134,4 @@ def _rename(splice: Splice, places: Sequence[Field], old: Sequence[str], new: Se
         final = index == len(places) - 1
         texts = new[index:] if final else new[index : index + 1]
         if list(texts) != [old[index]]:
-            splice.replace(at.start, at.end, Rope(b"".join(protobuf.string(at.number, name) for name in texts)))
+            splice.replace(at.start, at.end, Rope(b"".join(string(at.number, name) for name in texts)))

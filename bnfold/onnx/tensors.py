@@ -11,42 +11,32 @@ import math
 from collections.abc import Hashable, Iterable
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 import numpy as np
 
 from ..errors import BnfoldError, InputError
 from ..files import open_mapped
+from ..ir.element_types import OPAQUE, DType, element_type
 from ..ir.graph import Array, Tensor
 from ..protobuf import Field
-from .messages import StoredSparse, StoredTensor
-from .read import Data
+from .messages import Data, StoredSparse, StoredTensor
+from .schema import TensorProto
 
-DType = np.dtype[Any]
-
-_NUMPY = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4"}
-_NUMPY |= {13: "<u8", 14: "<c8", 15: "<c16"}
-BFLOAT16 = 16
+MOST_AXES = 32
+"""Of any array in the oldest NumPy that is supported."""
 LARGEST = 1 << 30
 """A sparse tensor that stands for more elements is not made dense."""
-OPAQUE = np.dtype("V1")
-"""Stands for element types that no fold touches: strings, and floats and integers of 8 bits and less in new formats."""
 
-
-def element_type(code: int) -> DType:
-    """The dtype of a TensorProto.DataType; OPAQUE where folding has no use for it."""
-    if code == BFLOAT16:
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
-    return np.dtype(_NUMPY[code]) if code in _NUMPY else OPAQUE
-
-
-def element_code(dtype: DType) -> int:
-    """The TensorProto.DataType of a dtype that `element_type` gives."""
-    if dtype.name == "bfloat16":
-        return BFLOAT16
-    return next(code for code, name in _NUMPY.items() if np.dtype(name) == dtype)
+_PLAIN = {TensorProto.FLOAT_DATA, TensorProto.RAW_DATA, TensorProto.DOUBLE_DATA}
+"""The data fields that hold elements as they lie in memory; the others hold varints."""
+_USERS = {
+    TensorProto.FLOAT_DATA: "float32 complex64",
+    TensorProto.DOUBLE_DATA: "float64 complex128",
+    TensorProto.UINT64_DATA: "uint32 uint64",
+    TensorProto.INT64_DATA: "int64",
+}
+_FORMS = {np.dtype(name): number for number, names in _USERS.items() for name in names.split()}
+"""The data field, besides raw_data, of each type that does not use int32_data."""
 
 
 class External:
@@ -124,10 +114,6 @@ def overlapping(external: External, tensors: Iterable[StoredTensor]) -> set[Stor
     return found
 
 
-MOST_AXES = 32
-"""Of any array in the oldest NumPy that is supported."""
-
-
 class Tensors:
     """Makes constants of a model's stored tensors."""
 
@@ -163,24 +149,25 @@ class Tensors:
         return InputError(f"the tensor {name!r} {what}", where=self.data.where, hint="the file may be damaged")
 
     def _check(self, stored: StoredTensor, dtype: DType, name: str) -> None:
-        if len(stored.dims) > MOST_AXES:
-            raise self._fault(name, f"has {len(stored.dims)} axes")
-        if any(extent < 0 for extent in stored.dims):
-            raise self._fault(name, f"has a negative extent in {stored.dims}")
-        size = math.prod(stored.dims) * dtype.itemsize
+        dims = stored.dims
+        if len(dims) > MOST_AXES:
+            raise self._fault(name, f"has {len(dims)} axes")
+        if any(extent < 0 for extent in dims):
+            raise self._fault(name, f"has a negative extent in {dims}")
+        size = math.prod(dims) * dtype.itemsize
         length = size
         if stored.external is not None:
             _, _, length = self.external.span(stored, 0 if dtype == OPAQUE else size)
         elif dtype != OPAQUE and stored.payload:
             forms = {part.number for part in stored.payload}
-            if len(forms) > 1 or not forms <= _forms(dtype):
+            if len(forms) > 1 or not forms <= {TensorProto.RAW_DATA, _FORMS.get(dtype, TensorProto.INT32_DATA)}:
                 raise self._fault(name, f"holds its data in a form that does not fit {dtype}")
-            if not forms & {5, 6, 7, 11}:
+            if forms <= _PLAIN:
                 length = sum(part.end - part.body for part in stored.payload)
         elif dtype != OPAQUE:
             length = 0
         if dtype != OPAQUE and length != size:
-            raise self._fault(name, f"has the extents {stored.dims} and {length} bytes of {dtype}")
+            raise self._fault(name, f"has the extents {dims} and {length} bytes of {dtype}")
 
     def _load(self, stored: StoredTensor, dtype: DType, name: str) -> Array:
         if dtype == OPAQUE:
@@ -199,9 +186,9 @@ class Tensors:
     def _part(self, part: Field, dtype: DType, name: str) -> Array:
         """What one field holds. 16-bit floats in int32_data are the integers of their bits."""
         content = self.data.buffer[part.body : part.end]
-        if part.number in (4, 9, 10):
+        if part.number in _PLAIN:
             return np.frombuffer(content, dtype)
-        found = varints(np.frombuffer(content, np.uint8))
+        found = _varints(np.frombuffer(content, np.uint8))
         if found is None:
             raise self._fault(name, "holds an integer that does not end")
         if dtype.kind == "f" or dtype.name == "bfloat16":
@@ -219,18 +206,7 @@ class Tensors:
         return result.reshape(stored.dims)
 
 
-def _forms(dtype: DType) -> set[int]:
-    """The data fields of TensorProto that may hold elements of `dtype`."""
-    if dtype in (np.float32, np.complex64):
-        return {4, 9}
-    if dtype in (np.float64, np.complex128):
-        return {9, 10}
-    if dtype == np.int64:
-        return {7, 9}
-    return {9, 11} if dtype in (np.uint32, np.uint64) else {5, 9}
-
-
-def varints(raw: Array) -> Array | None:
+def _varints(raw: Array) -> Array | None:
     """All base-128 integers in a run of bytes as int64; None where the run is cut or an integer is too long."""
     if not raw.size:
         return np.zeros(0, np.int64)

@@ -1,28 +1,24 @@
-"""What the judge must know of a model's structure, read without its weights; and the model with its weights shaken.
-
-Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-"""
+"""What the judge must know of a model's structure, read without its weights; and the model with its weights shaken."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import protobuf
+from ..ir.element_types import element_type
+from ..onnx.messages import Data, StoredTensor, walk
+from ..onnx.read import read_model
+from ..onnx.schema import TensorProto
+from ..protobuf import BYTES, Buffer
 
-GRAPH = 7  # of ModelProto
-NODE, INITIALIZER = 1, 5  # of GraphProto
-INPUT, OUTPUT, OP_TYPE, ATTRIBUTE = 1, 2, 4, 5  # of NodeProto
-TENSOR, BODY = 5, 6  # of AttributeProto
-DATA_TYPE, FLOATS, NAME, RAW, DOUBLES = 2, 4, 8, 9, 10  # of TensorProto
-
-FORMATS = {1: (4, 23), 10: (2, 10), 11: (8, 52), 16: (2, 7)}
-"""Bytes and stored bits of the fraction, by TensorProto.DataType: float, float16, double, bfloat16."""
-QUANTISERS = {b"QuantizeLinear", b"DynamicQuantizeLinear"}
-SHAPING = {b"Range", b"Resize", b"Upsample", b"TopK", b"OneHot", b"NonMaxSuppression", b"Pow"}
+FRACTIONS = {"float32": 23, "float16": 10, "float64": 52, "bfloat16": 7}
+"""Stored bits of the fraction of floating-point numbers."""
+QUANTISERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
+SHAPING = {"Range", "Resize", "Upsample", "TopK", "OneHot", "NonMaxSuppression", "Pow"}
 """Operators that turn the value of a constant into an extent or a choice: it is never shaken.
 
 The exponent 2 of a Pow is one: but for whole numbers a power of a negative number is NaN.
@@ -35,7 +31,7 @@ STEPS = 4
 class Numbers:
     """Floating-point numbers of a constant: little-endian words of `size` bytes in data[start:end]."""
 
-    name: bytes
+    name: str
     start: int
     end: int
     size: int
@@ -53,57 +49,33 @@ class Inspection:
     numbers: list[Numbers] = field(default_factory=list)
 
 
-def inspect(data: protobuf.Buffer) -> Inspection:
-    """Of a serialized ModelProto. Raises WireError where it is none."""
-    result, fixed = Inspection(), set[bytes]()
-    for part in protobuf.fields(data):
-        if part.number == GRAPH:  # several occurrences are one graph
-            _graph(result, fixed, data, part)
+def inspect(data: Buffer) -> Inspection:
+    """Of a serialized ModelProto, functions apart. Raises InputError where it is none."""
+    result, fixed = Inspection(), set[str]()
+    for graph in walk(read_model(Data(memoryview(data), "the model")).graph):
+        for node in graph.nodes:
+            result.quantised |= node.op in QUANTISERS
+            fixed.update(node.inputs if node.op in SHAPING else ())
+            for value in node.attributes.values():
+                if isinstance(value, StoredTensor):
+                    result.numbers += _numbers(value, node.outputs[-1] if node.outputs else "")
+        for tensor in graph.initializers:
+            result.numbers += _numbers(tensor, tensor.name)
     result.fraction = min((n.fraction for n in result.numbers), default=23)
     result.numbers = [n for n in result.numbers if n.name not in fixed]
     return result
 
 
-def _graph(result: Inspection, fixed: set[bytes], data: protobuf.Buffer, graph: protobuf.Field) -> None:
-    for part in protobuf.fields(data, graph.body, graph.end):
-        if part.number == NODE:
-            _node(result, fixed, data, part)
-        elif part.number == INITIALIZER:
-            _tensor(result, data, part)
+def _numbers(tensor: StoredTensor, name: str) -> Iterator[Numbers]:
+    """The numbers of a tensor that makes the value `name`."""
+    dtype = element_type(tensor.type)
+    for part in tensor.payload:
+        held = part.number in (TensorProto.RAW_DATA, TensorProto.FLOAT_DATA, TensorProto.DOUBLE_DATA)
+        if held and part.wire == BYTES and dtype.name in FRACTIONS:
+            yield Numbers(name, part.body, part.end, dtype.itemsize, FRACTIONS[dtype.name])
 
 
-def _node(result: Inspection, fixed: set[bytes], data: protobuf.Buffer, node: protobuf.Field) -> None:
-    inputs, output = [], b""
-    for part in protobuf.fields(data, node.body, node.end):
-        if part.number == INPUT:
-            inputs.append(part)
-        elif part.number == OUTPUT:
-            output = bytes(data[part.body : part.end])
-        elif part.number == OP_TYPE:
-            kind = bytes(data[part.body : part.end])
-            result.quantised |= kind in QUANTISERS
-            if kind in SHAPING:
-                fixed.update(bytes(data[i.body : i.end]) for i in inputs)
-        elif part.number == ATTRIBUTE:
-            for inner in protobuf.fields(data, part.body, part.end):
-                if inner.number == BODY:
-                    _graph(result, fixed, data, inner)
-                elif inner.number == TENSOR:
-                    _tensor(result, data, inner, output)
-
-
-def _tensor(result: Inspection, data: protobuf.Buffer, tensor: protobuf.Field, name: bytes | None = None) -> None:
-    """Enter the numbers of a tensor under its own name, or the `name` of the node's output that gives it."""
-    parts = {part.number: part for part in protobuf.fields(data, tensor.body, tensor.end)}
-    size, fraction = FORMATS.get(parts[DATA_TYPE].value if DATA_TYPE in parts else 0, (0, 0))
-    content = parts.get(RAW) or parts.get(FLOATS) or parts.get(DOUBLES)
-    if size and content is not None and content.wire == protobuf.BYTES:
-        if name is None:
-            name = bytes(data[parts[NAME].body : parts[NAME].end]) if NAME in parts else b""
-        result.numbers.append(Numbers(name, content.body, content.end, size, fraction))
-
-
-def shaken(data: protobuf.Buffer, found: Inspection, seed: int) -> bytearray:
+def shaken(data: Buffer, found: Inspection, seed: int) -> bytearray:
     """The model with its numbers a few units of their last place up or down."""
     result = bytearray(data)
     for number, at in enumerate(found.numbers):

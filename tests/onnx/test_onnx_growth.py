@@ -14,7 +14,7 @@ from onnx_models import batch_norm, fold, fold_bytes, model, node, norm, ops, te
 from planner.steps import AFFINES, COMMUTING, OPAQUES, random_net
 
 from bnfold.onnx.document import OnnxDocument
-from bnfold.onnx.serialize import Header, write
+from bnfold.onnx.model_writer import Header, write_model
 from bnfold.options import Options
 from bnfold.pipeline import fold as fold_files
 from bnfold.planner.passes import plan
@@ -53,7 +53,7 @@ def test_no_random_model_grows_by_merges(monkeypatch: pytest.MonkeyPatch) -> Non
     ways: Counter[str] = Counter()
     for seed in range(400):
         stream = io.BytesIO()
-        write(random_net(Random(seed)).graph, Header(opset=13)).write(stream)
+        write_model(random_net(Random(seed)).graph, Header(opset=13)).write(stream)
         document = OnnxDocument.from_bytes(stream.getvalue())
         made = plan(document.graphs()[0], document.style)
         if not made.weights:

@@ -18,9 +18,10 @@ from bnfold.errors import InputError, PostconditionError, UsageError
 from bnfold.onnx.document import OnnxDocument
 from bnfold.onnx.edit import Edit, Editor
 from bnfold.onnx.graphs import Scope
-from bnfold.onnx.postconditions import check
-from bnfold.onnx.read import StoredNode
-from bnfold.onnx.splice import Line, Written
+from bnfold.onnx.messages import StoredNode
+from bnfold.onnx.postconditions import check_edits
+from bnfold.onnx.serialize import Line
+from bnfold.onnx.splice import Written
 from bnfold.options import Options
 from bnfold.planner import passes as planning
 from bnfold.protobuf import Rope
@@ -80,14 +81,14 @@ FAULTS: dict[str, tuple[str, Callable[[Edit, list[StoredNode]], Any]]] = {
 
 
 def test_edits_of_a_plan_hold() -> None:
-    check(edited()[1])
+    check_edits(edited()[1])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_wrong_edits_are_named(fault: str) -> None:
     told, change = FAULTS[fault]
     with pytest.raises(PostconditionError, match=told):
-        check(broken(change))
+        check_edits(broken(change))
 
 
 # ---------------------------------------------------------------------------------------------------- the whole command

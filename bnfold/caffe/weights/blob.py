@@ -125,7 +125,7 @@ class _Parts:
         elif part.number == _SHAPE and part.wire == BYTES:
             self.dims += _dims(data, part)
         elif part.number < _FLOATS and part.wire == VARINT:
-            self.legacy[part.number] = protobuf.signed(part.value)
+            self.legacy[part.number] = protobuf.read_integer(part)
         elif part.number == _RAW_TYPE and part.wire == VARINT:
             self.raw_type = part.value
         elif part.number == _RAW and part.wire == BYTES:
@@ -182,7 +182,7 @@ def _dims(data: memoryview, shape: Field) -> list[int]:
     dims: list[int] = []
     for dim in protobuf.fields(data, shape.body, shape.end):
         if dim.number == _DIM and dim.wire in (VARINT, BYTES):
-            dims += protobuf.packed_varints(data, dim)
+            dims += protobuf.read_integers(data, dim)
         if len(dims) > _MAX_AXES:
             raise WireError(f"the shape has more than {_MAX_AXES} axes", dim.start)
     return dims

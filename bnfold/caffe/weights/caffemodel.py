@@ -57,9 +57,11 @@ class StoredLayer:
         layout = model.layout
         for field in self.fields():
             if field.number == layout.name and field.wire == BYTES:
-                self.name = protobuf.text(model.data, field)
+                self.name = protobuf.read_string(model.data, field)
             elif field.number == layout.type and field.wire in (BYTES, VARINT):
-                self.type = V1_TYPES.get(field.value, "") if field.wire == VARINT else protobuf.text(model.data, field)
+                self.type = (
+                    V1_TYPES.get(field.value, "") if field.wire == VARINT else protobuf.read_string(model.data, field)
+                )
             elif layout is _V1 and field.number == _V0_IN_V1:
                 raise InputError(
                     "the weights are in the format of 2013 (V0)",

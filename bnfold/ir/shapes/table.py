@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
+from ..element_types import DType, element_type
 from ..graph import Contradiction, Node, Shape
 from . import layout, made, matrix, spatial
 from .check import sensible
 
 Rule = Callable[[Node], Sequence[Shape | None]]
-DType = np.dtype[Any]
 _BOOL, _INT64, _UINT8, _INT32, _FLOAT = (np.dtype(t) for t in (np.bool_, np.int64, np.uint8, np.int32, np.float32))
 
 _UNARY = (
@@ -97,12 +96,6 @@ SHAPES: dict[str, Rule] = {
     "Upsample": spatial.resize_shape,
 }
 
-_ELEMENT_TYPES = {
-    1: _FLOAT, 2: _UINT8, 3: np.dtype(np.int8), 4: np.dtype(np.uint16), 5: np.dtype(np.int16), 6: _INT32, 7: _INT64,
-    9: _BOOL, 10: np.dtype(np.float16), 11: np.dtype(np.float64), 12: np.dtype(np.uint32), 13: np.dtype(np.uint64),
-}  # fmt: skip
-"""TensorProto.DataType -> NumPy; types that NumPy lacks are unknown here."""
-
 
 def _first(node: Node) -> list[DType | None]:
     """All outputs have the type of the first input that is there."""
@@ -118,11 +111,14 @@ def _input_type(index: int) -> Callable[[Node], list[DType | None]]:
 
 
 def _named(attribute: str, default: int | None) -> Callable[[Node], list[DType | None]]:
-    """The type is an attribute; None as default stands for the type of the first input."""
+    """The type is an attribute; None as default stands for the type of the first input. Only real numbers are known."""
 
     def rule(node: Node) -> list[DType | None]:
         number = node.attribute(attribute, default)
-        return _first(node) if number is None else [_ELEMENT_TYPES.get(number)]
+        if number is None:
+            return _first(node)
+        dtype = element_type(number)
+        return [dtype if dtype.kind in "biuf" else None]
 
     return rule
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from bnfold.ir.graph import Graph, Tensor, Value
-from bnfold.onnx.serialize import Header, write
+from bnfold.onnx.model_writer import Header, write_model
 from bnfold.protobuf import Rope
 
 F = np.dtype(np.float32)
@@ -47,7 +47,7 @@ def _small() -> Graph:
 
 
 def test_header_and_interface() -> None:
-    model = _model(write(_small(), Header(13, 7, "bnfold", "1.2", "a net", {"b": "2", "a": "é"}, batch="batch")))
+    model = _model(write_model(_small(), Header(13, 7, "bnfold", "1.2", "a net", {"b": "2", "a": "é"}, batch="batch")))
     onnx.checker.check_model(model, full_check=True)
     assert (model.ir_version, model.producer_name, model.producer_version) == (7, "bnfold", "1.2")
     assert (model.doc_string, [(e.key, e.value) for e in model.metadata_props]) == ("a net", [("a", "é"), ("b", "2")])
@@ -58,7 +58,7 @@ def test_header_and_interface() -> None:
 
 
 def test_a_float64_tensor_is_rounded_to_the_dtype_of_its_value() -> None:
-    initializer = _model(write(_small(), HEADER)).graph.initializer[0]
+    initializer = _model(write_model(_small(), HEADER)).graph.initializer[0]
     expected = (np.arange(12, dtype=np.float64).reshape(3, 4) / 3).astype(np.float32)
     np.testing.assert_array_equal(numpy_helper.to_array(initializer), expected)
 
@@ -67,7 +67,7 @@ def test_float16_behind_float32_is_written_so_on_request_only() -> None:
     array = np.array([[1 / 3, 2.0**-24]], np.float16)
     graph = Graph("g")
     graph.add_output(_add(graph, "Identity", [_constant("c", array, np.float32)], Value("y", (1, 2), F)))
-    plain, half = (_model(write(graph, Header(half=half))) for half in (False, True))
+    plain, half = (_model(write_model(graph, Header(half=half))) for half in (False, True))
     onnx.checker.check_model(half, full_check=True)
     assert [node.op_type for node in plain.graph.node] == ["Identity"]
     np.testing.assert_array_equal(numpy_helper.to_array(plain.graph.initializer[0]), array.astype(F), strict=True)
@@ -84,7 +84,7 @@ def test_tensors_of_every_type(dtype: str) -> None:
     array = np.array([[0, 1, 2]], dtype)
     graph = Graph()
     graph.add_output(_add(graph, "Identity", [_constant("c", array)], Value("y", (1, 3), array.dtype)))
-    written = numpy_helper.to_array(_model(write(graph, HEADER)).graph.initializer[0])
+    written = numpy_helper.to_array(_model(write_model(graph, HEADER)).graph.initializer[0])
     np.testing.assert_array_equal(written, array)
     assert written.dtype == array.dtype
 
@@ -95,7 +95,7 @@ def test_bfloat16_empty_and_scalar_tensors() -> None:
     empty, scalar = _constant("b", np.zeros((0, 3), np.float32)), _constant("c", np.array(7, np.int64))
     for value in (bf16, empty, scalar):
         graph.add_output(_add(graph, "Identity", [value], Value("y" + value.name, value.shape, value.dtype)))
-    tensors = [numpy_helper.to_array(t) for t in _model(write(graph, HEADER)).graph.initializer]
+    tensors = [numpy_helper.to_array(t) for t in _model(write_model(graph, HEADER)).graph.initializer]
     assert [t.shape for t in tensors] == [(2,), (0, 3), ()]
     assert tensors[0].astype(np.float32).tolist() == [1.5, -2]
 
@@ -106,7 +106,7 @@ def test_attributes_of_every_kind() -> None:
     tensor = Tensor("t", (1,), value.dtype, lambda: value)
     given = {"f": 0.1, "i": -5, "s": "ä", "floats": [1.0, 2.5], "ints": (3, -4), "strings": ["a", "b"], "none": []}
     _add(graph, "caffe.Odd", [], Value("y"), value=tensor, **given)
-    model = _model(write(graph, HEADER))
+    model = _model(write_model(graph, HEADER))
     node = model.graph.node[0]
     read = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     assert (node.domain, node.op_type) == ("caffe", "Odd")
@@ -122,7 +122,7 @@ def test_one_initializer_for_values_that_show_one_stored_tensor() -> None:
     x = graph.add_input(Value("x", (3,), F))
     first = _add(graph, "Add", [x, _constant("w", array, key="k")], Value("a", (3,), F))
     graph.add_output(_add(graph, "Mul", [first, _constant("again", array, key="k")], Value("y", (3,), F)))
-    model = _model(write(graph, HEADER))
+    model = _model(write_model(graph, HEADER))
     onnx.checker.check_model(model, full_check=True)
     assert [t.name for t in model.graph.initializer] == ["w"]
     assert [list(n.input) for n in model.graph.node] == [["x", "w"], ["a", "w"]]
@@ -135,15 +135,15 @@ def test_subgraphs() -> None:
     then.add_output(_add(then, "Neg", [x], Value("t", (2,), F)))
     other.add_output(_add(other, "Add", [x, _constant("one", np.ones(2, np.float32))], Value("e", (2,), F)))
     graph.add_output(_add(graph, "If", [condition], Value("y", (2,), F), then_branch=then, else_branch=other))
-    model = _model(write(graph, HEADER))
+    model = _model(write_model(graph, HEADER))
     onnx.checker.check_model(model, full_check=True)
     assert [t.name for t in model.graph.node[0].attribute[1].g.initializer] == ["one"]
 
 
 def test_the_same_graph_gives_the_same_bytes() -> None:
     first, second = io.BytesIO(), io.BytesIO()
-    write(_small(), HEADER).write(first)
-    write(_small(), HEADER).write(second)
+    write_model(_small(), HEADER).write(first)
+    write_model(_small(), HEADER).write(second)
     assert first.getvalue() == second.getvalue()
 
 
@@ -154,7 +154,7 @@ def test_nodes_of_one_name_get_names_of_their_own() -> None:
         x = Value(name, (2,), F)
         graph.add_node("Relu", [graph.inputs[0]], [x], {}, origin=None, name="same", version=13)
         graph.add_output(x)
-    assert [n.name for n in _model(write(graph, HEADER)).graph.node] == [
+    assert [n.name for n in _model(write_model(graph, HEADER)).graph.node] == [
         "same",
         "same/Relu",
         "same/Relu_2",
