@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.names import Names
 from ..planner.records import Plan
 from ..protobuf import Rope
-from .graphs import Scope
+from .graphs import Scope, stored_node
 from .leftover import Place, leftover
 from .messages import StoredNode, StoredSparse, StoredTensor
 from .parameters import Job, jobs
@@ -18,7 +18,7 @@ from .serialize import Content
 from .splice import Wires, Written
 from .uses import Uses
 
-NOTHING = Written(Rope())
+_NOTHING = Written(Rope())
 
 
 @dataclass(eq=False, slots=True)
@@ -47,6 +47,7 @@ class Edit:
 
     @property
     def changes(self) -> bool:
+        """Whether anything of the graph is written otherwise."""
         return any((self.wires, self.instead, self.contents, self.removed, self.added, self.outputs))
 
 
@@ -62,8 +63,6 @@ class Editor:
         self.plans = {scope: plans[scope.graph] for scope in scopes if scope.graph in plans}
         self.edits = {scope: Edit() for scope in scopes}
         self.uses = Uses(scopes)
-        self.names: Names | None = None
-        self.titles: Names | None = None
         self.claimed: set[Value] = set()
 
     def run(self) -> Mapping[Scope, Edit]:
@@ -84,16 +83,18 @@ class Editor:
             self.edits[scope].gone -= set(plan.names.values())
         return self.edits
 
-    def fresh(self, wish: str) -> str:
-        """`wish`, or with a number behind it if any value of any graph has that name."""
-        if self.names is None:
-            self.names = Names(name for scope in self.scopes for name in scope.values)
-        return self.names.unique(wish)
+    @cached_property
+    def names(self) -> Names:
+        """Gives out names that no value of any graph has."""
+        return Names(name for scope in self.scopes for name in scope.values)
+
+    @cached_property
+    def titles(self) -> Names:
+        """Gives out names that no node of any graph has."""
+        return Names(node.name for scope in self.scopes for node in scope.stored.nodes)
 
     def title(self, old: str, op: str) -> str:
         """The name of a new node that stands in the place of one called `old`; none where that had none."""
-        if self.titles is None:
-            self.titles = Names(node.name for scope in self.scopes for node in scope.stored.nodes)
         return self.titles.unique(f"{old}_{op}") if old else ""
 
     def _take_out(self, scope: Scope, plan: Plan) -> None:
@@ -101,7 +102,7 @@ class Editor:
         edit = self.edits[scope]
         for decision in plan.decisions:
             for node in () if decision.untouched else decision.chain.nodes:
-                edit.instead[_stored(node)] = NOTHING
+                edit.instead[stored_node(node)] = _NOTHING
                 self.uses.drop(node.inputs)
                 edit.gone.update(value.name for value in node.outputs)
 
@@ -111,8 +112,8 @@ class Editor:
         for decision in plan.decisions:
             if decision.leftover is not None and not decision.untouched:
                 chain = decision.chain
-                names = _name(plan, chain.source), plan.name(chain.target)
-                place = Place(self.buffer, number, *names, self.fresh, self.title, constant)
+                names = _present_name(plan, chain.source), plan.name(chain.target)
+                place = Place(self.buffer, number, *names, self.names.unique, self.title, constant)
                 edit.instead.update(leftover(chain, decision.leftover, place))
                 edit.gone.discard(names[1])
 
@@ -124,7 +125,7 @@ class Editor:
             self.uses.keep(base)
             self._replace(base, content)
             return base.name
-        name = self.fresh(wish if base is None else f"{base.name}_folded")
+        name = self.names.unique(wish if base is None else f"{base.name}_folded")
         self.edits[scope].added[name] = content
         return name
 
@@ -137,9 +138,9 @@ class Editor:
             touched += [value.producer] if value.producer is not None else []
             touched += value.readers
         for node in dict.fromkeys(touched):
-            if _stored(node) not in edit.instead:
-                wires = edit.wire(_stored(node))
-                wires.inputs = ["" if value is None else _name(plan, value) for value in node.inputs]
+            if stored_node(node) not in edit.instead:
+                wires = edit.wire(stored_node(node))
+                wires.inputs = ["" if value is None else _present_name(plan, value) for value in node.inputs]
                 wires.outputs = [plan.name(value) for value in node.outputs]
 
     def _place(self, work: Sequence[tuple[Scope, Job]]) -> None:
@@ -158,7 +159,7 @@ class Editor:
             base = None if job.old is None else self.uses.base(job.old)
             wires = None
             if base is None or base not in alone:
-                wires = self.edits[scope].wire(_stored(job.node))
+                wires = self.edits[scope].wire(stored_node(job.node))
                 wires.inputs += [""] * (job.slot + 1 - len(wires.inputs))
                 wires.inputs[job.slot] = self._beside(job, names)
                 self.uses.drop([job.old])
@@ -166,7 +167,7 @@ class Editor:
                 names[base] = base.name
                 self._replace(base, job.content)
             if job.kind == "bias" and job.node.attribute("beta", 1.0) != 1:
-                self.edits[scope].wire(_stored(job.node)).without.add("beta")
+                self.edits[scope].wire(stored_node(job.node)).without.add("beta")
 
     def _identity(self, job: Job) -> tuple[Hashable, ...]:
         """Equal for two jobs that ask for the same numbers."""
@@ -181,7 +182,7 @@ class Editor:
             base = self.uses.base(near) if near is not None else None
             if base is None:
                 raise ValueError(f"nothing tells what {job.node!r} reads")
-            names[identity] = self.fresh(f"{base.name}_folded" if job.old is not None else _bias_name(base.name))
+            names[identity] = self.names.unique(f"{base.name}_folded" if job.old is not None else _bias_name(base.name))
             self.edits[self.uses.home[base]].added[names[identity]] = job.content
         return names[identity]
 
@@ -189,7 +190,7 @@ class Editor:
         """Give the constant `base`, all of whose readers want `content`, these values under its own name."""
         edit = self.edits[self.uses.home[base]]
         made = self.uses.definition(base)
-        stored = _stored(made).attributes.get("value") if isinstance(made, Node) and made.op == "Constant" else made
+        stored = stored_node(made).attributes.get("value") if isinstance(made, Node) and made.op == "Constant" else made
         same = base.tensor is not None and (base.tensor.shape, base.tensor.dtype) == (content.shape, content.dtype)
         if not same or not isinstance(stored, StoredTensor) or stored in self.fixed:
             self._undefine(base)
@@ -198,7 +199,7 @@ class Editor:
             return
         edit.contents[stored] = content
         if isinstance(made, Node):
-            edit.literals[_stored(made)] = stored
+            edit.literals[stored_node(made)] = stored
 
     def _undefine(self, value: Value) -> None:
         """Take away the initializer or the node that defines a constant."""
@@ -206,18 +207,12 @@ class Editor:
         made = self.uses.definition(value)
         edit.gone.add(value.name)
         if isinstance(made, Node):
-            edit.instead[_stored(made)] = NOTHING
+            edit.instead[stored_node(made)] = _NOTHING
         elif made is not None:
             edit.removed.add(made)
 
 
-def _stored(node: Node) -> StoredNode:
-    if not isinstance(node.origin, StoredNode):
-        raise TypeError(f"{node!r} is no node of an ONNX model")
-    return node.origin
-
-
-def _name(plan: Plan, value: Value) -> str:
+def _present_name(plan: Plan, value: Value) -> str:
     """The name under which a reader of `value` finds its data now."""
     return plan.name(plan.resolve(value))
 

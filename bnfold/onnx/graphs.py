@@ -21,14 +21,14 @@ from ..ir.graph import BLIND, Graph, Node, Tensor, Value
 from ..ir.shapes.table import SHAPES, infer
 from .constants import Expressions
 from .messages import Reference, StoredGraph, StoredModel, StoredNode, StoredSparse, StoredTensor, StoredValue
-from .order import CycleError, Names, arranged, misplaced
+from .order import CycleError, FreeNames, arranged, misplaced
 from .read import read_type
 from .signatures import misuse
 from .tensors import Tensors
 
-OVERRIDABLE = ("overridable", "it is an input with a default that callers may override; --freeze takes the default")
-QUANTISED = ("quantised", "fold before quantising")
-UNREADABLE = ("dtype", "")
+_OVERRIDABLE = ("overridable", "it is an input with a default that callers may override; --freeze takes the default")
+_QUANTISED = ("quantised", "fold before quantising")
+_UNREADABLE = ("dtype", "")
 
 
 @dataclass(eq=False, slots=True)
@@ -64,11 +64,12 @@ class Builder:
         self.freeze = freeze
         self.where = model.data.where
         self.expressions = Expressions()
-        self.names = Names()
+        self.names = FreeNames()
         self.functions = {(f.domain, f.name) for f in model.functions}
         self.scopes: list[Scope] = []
 
     def build(self) -> list[Scope]:
+        """The scopes: the main graph and those in it, outermost first, then the functions."""
         pin(self._scope(self.model.graph, None, self.model.opsets), self.model.trained, "used in training")
         for function in self.model.functions:
             self._scope(function, None, function.opsets)
@@ -144,7 +145,7 @@ class Builder:
         if self.freeze and scope.parent is None:
             scope.frozen.append(given)
             return
-        value.tensor, value.note = None, OVERRIDABLE
+        value.tensor, value.note = None, _OVERRIDABLE
         scope.graph.add_input(value)
         scope.pinned[value] += 1
 
@@ -152,7 +153,7 @@ class Builder:
         """Make `value` the constant `tensor`, unless its type is one that is not read."""
         value.shape = tensor.shape
         if tensor.dtype == OPAQUE:
-            value.note = UNREADABLE
+            value.note = _UNREADABLE
         else:
             value.tensor, value.dtype = tensor, tensor.dtype
 
@@ -265,7 +266,14 @@ def _connect(node: Node) -> None:
     for value in node.outputs:
         value.producer = node
         if node.op == "DequantizeLinear" and node.constant(0) is not None:
-            value.note = QUANTISED
+            value.note = _QUANTISED
+
+
+def stored_node(node: Node) -> StoredNode:
+    """The node in the file that `node` was made of. Raises TypeError where it is no node of an ONNX model."""
+    if not isinstance(node.origin, StoredNode):
+        raise TypeError(f"{node!r} is no node of an ONNX model")
+    return node.origin
 
 
 def pin(scope: Scope, names: Iterable[str], reason: str) -> set[str]:

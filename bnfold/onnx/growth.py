@@ -20,7 +20,7 @@ def growth(uses: Uses, buffer: memoryview, changes: Mapping[Chain, Affine | None
     """The bytes that are written for `changes`, less those that go: nodes, and constants that only they read."""
     nodes = [node for chain in changes for node in chain.nodes]
     reads = Counter(uses.base(v) for node in nodes for v in node.inputs if v is not None and v.tensor is not None)
-    free = {base: _size(uses, base) for base, count in reads.items() if uses.left(base) == count}
+    free = {base: _stored_size(uses, base) for base, count in reads.items() if uses.left(base) == count}
     gone = sum(free.values()) + sum(n.origin.end - n.origin.start for n in nodes if isinstance(n.origin, StoredNode))
     made: list[int] = []
     constant = partial(_constant, uses, free, made)
@@ -48,7 +48,7 @@ def _constant(
     return base.name
 
 
-def _size(uses: Uses, value: Value) -> int:
+def _stored_size(uses: Uses, value: Value) -> int:
     """The bytes that define a constant in the model's own file."""
     made = uses.definition(value)
     stored = made.origin if isinstance(made, Node) else made

@@ -16,11 +16,12 @@ from ..ir.graph import Node, Value
 from ..planner.affine import Affine, Float64, nearest
 from ..planner.records import Chain
 from ..protobuf import Rope
+from .graphs import stored_node
 from .messages import StoredNode
 from .serialize import Content, Line, attribute_field, framed, node_proto
 from .splice import Wires, Written, rewired
 
-BATCH_NORM = "BatchNormalization"
+_BATCH_NORM = "BatchNormalization"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,15 @@ class Place:
 def leftover(chain: Chain, affine: Affine, place: Place) -> dict[StoredNode, Written]:
     """What is written for `affine` in the place of a chain: instead of the node that it is made of or the last one."""
     nodes = chain.nodes
-    carrier = next((n for n in nodes if n.op == BATCH_NORM), None)
+    carrier = next((n for n in nodes if n.op == _BATCH_NORM), None)
     if affine.scales and affine.shifts and carrier is not None and affine.rank > 1 and affine.axes <= {1}:
-        return {_stored(carrier): _batch_norm(carrier, affine, place)}
+        return {stored_node(carrier): _batch_norm(carrier, affine, place)}
     dtype = _dtype(chain)
     a, b = (nearest(array, dtype).astype(np.float64) for array in (affine.a, affine.b))
     steps = [Step("Mul", "Div", "gamma", a)] * bool((a != 1).any()) + [Step("Add", "Sub", "beta", b)] * bool(b.any())
     if steps:
         return _steps(nodes, steps, dtype, place)
-    last = _stored(nodes[-1])
+    last = stored_node(nodes[-1])
     line = Line(place.node(last.name, "Identity"), [place.source], [place.target])
     return {last: Written(framed(place.number, node_proto("Identity", line)), [line])}
 
@@ -69,32 +70,26 @@ class Step(NamedTuple):
 def _steps(nodes: Sequence[Node], steps: Sequence[Step], dtype: DType, place: Place) -> dict[StoredNode, Written]:
     """Mul, Add or both: nodes of the chain that are the same operator are used again."""
     carriers = [next((n for n in nodes if n.op == step.op and n.version >= 7), None) for step in steps]
-    source, rope, last, old = place.source, Rope(), _stored(nodes[-1]), nodes[0].version < 7
+    source, rope, last, old = place.source, Rope(), stored_node(nodes[-1]), nodes[0].version < 7
     lines: list[Line] = []
     for index, (step, carrier) in enumerate(zip(steps, carriers, strict=True)):
         target = place.target if index == len(steps) - 1 else place.value(f"{place.target}_scaled")
         held = next((_held(n) for op in (step.op, step.other) for n in nodes if n.op == op), None)
         constant = place.constant(held, f"{place.target}_{step.word}", _operand(step.array, dtype, old))
         if carrier is not None:
-            lines.append(Line(_stored(carrier).name, [source, constant], [target]))
+            lines.append(Line(stored_node(carrier).name, [source, constant], [target]))
             made = _reused(carrier, source, constant, target, place)
         else:
             lines.append(Line(place.node(last.name, step.op), [source, constant], [target]))
             made = node_proto(step.op, lines[-1], _old_broadcast(step.array) if old else {})
         rope.add(framed(place.number, made))
         source = target
-    return {_stored((len(steps) == 1 and carriers[0]) or nodes[-1]): Written(rope, lines)}
+    return {stored_node((len(steps) == 1 and carriers[0]) or nodes[-1]): Written(rope, lines)}
 
 
 def _held(carrier: Node) -> Value | None:
     """The constant operand of a Mul or Add."""
     return next((value for value in carrier.inputs if value is not None and value.tensor is not None), None)
-
-
-def _stored(found: Node) -> StoredNode:
-    if not isinstance(found.origin, StoredNode):
-        raise TypeError(f"{found!r} is no node of an ONNX model")
-    return found.origin
 
 
 def _batch_norm(carrier: Node, affine: Affine, place: Place) -> Written:
@@ -108,20 +103,20 @@ def _batch_norm(carrier: Node, affine: Affine, place: Place) -> Written:
     arrays += [np.zeros(count), np.ones(count)]
     types = [gamma.dtype] * 2 + [mean.dtype] * 2
     names = [
-        place.constant(value, value.name, _fixed(array, dtype))
+        place.constant(value, value.name, _content(array, dtype))
         for value, array, dtype in zip(held, arrays, types, strict=True)
     ]
     wires = Wires([place.source, *names], [place.target], {"epsilon", "spatial"})
-    splice = rewired(place.buffer, _stored(carrier), wires)
+    splice = rewired(place.buffer, stored_node(carrier), wires)
     splice.tail.add(attribute_field("epsilon", 0.0))
-    line = Line(_stored(carrier).name, wires.inputs, wires.outputs)
+    line = Line(stored_node(carrier).name, wires.inputs, wires.outputs)
     return Written(framed(place.number, splice.rope()), [line])
 
 
 def _reused(carrier: Node, source: str, constant: str, target: str, place: Place) -> Rope:
     """A Mul or Add of the chain between other names, its constant on the side where it was."""
     inputs = [constant, source] if carrier.constant(0) is not None else [source, constant]
-    return rewired(place.buffer, _stored(carrier), Wires(inputs, [target])).rope()
+    return rewired(place.buffer, stored_node(carrier), Wires(inputs, [target])).rope()
 
 
 def _old_broadcast(array: Float64) -> dict[str, int]:
@@ -136,10 +131,10 @@ def _operand(array: Float64, dtype: DType, old: bool) -> Content:
     shape = array.shape[axes[0] :] if axes else ()
     if old and axes:
         shape = array.shape[axes[0] : axes[-1] + 1]
-    return _fixed(array.reshape(shape), dtype)
+    return _content(array.reshape(shape), dtype)
 
 
-def _fixed(array: Float64, dtype: DType) -> Content:
+def _content(array: Float64, dtype: DType) -> Content:
     return Content(array.shape, dtype, lambda: array)
 
 

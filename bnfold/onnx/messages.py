@@ -25,7 +25,7 @@ from .schema import (
     ValueInfoProto,
 )
 
-T = TypeVar("T")
+_Value = TypeVar("_Value")
 
 
 class Data(NamedTuple):
@@ -39,23 +39,16 @@ Reader = str | type[Any]
 """How a field is read: a method of the reader, or the class of the record that the message in it becomes."""
 
 
-def one(number: int, reader: Reader, default: T) -> T:
+def one(number: int, reader: Reader, default: _Value) -> _Value:
     """An attribute that holds the last value of field `number`."""
-    made: T = field(default=default, metadata={"numbers": (number,), "reader": reader, "add": None})
+    made: _Value = field(default=default, metadata={"numbers": (number,), "reader": reader, "add": None})
     return made
 
 
 def each(number: int | Sequence[int], reader: Reader, add: Callable[[Any, Any], None] = list.append) -> Any:
     """An attribute that holds the values of all fields of one or more numbers, each entered by `add`."""
-    numbers = (number,) if isinstance(number, int) else number
-    return field(
-        default_factory=dict if add is enter else list, metadata={"numbers": numbers, "reader": reader, "add": add}
-    )
-
-
-def enter(entries: dict[Any, Any], entry: tuple[Any, Any]) -> None:
-    """Add a key and its value."""
-    entries[entry[0]] = entry[1]
+    rows = {"numbers": (number,) if isinstance(number, int) else number, "reader": reader, "add": add}
+    return field(default_factory=dict if add is dict.update else list, metadata=rows)
 
 
 @dataclass(slots=True, eq=False)
@@ -83,11 +76,12 @@ class StoredTensor(Stored):
     extents: list[int] = each(TensorProto.DIMS, "integers", list.extend)
     type: int = one(TensorProto.DATA_TYPE, "integer", 0)
     payload: list[Field] = each(tuple(PAYLOAD), "payload")
-    entries: dict[str, str] = each(TensorProto.EXTERNAL_DATA, "entry", enter)
+    entries: dict[str, str] = each(TensorProto.EXTERNAL_DATA, "entry", dict.update)
     outside: int = one(TensorProto.DATA_LOCATION, "integer", 0)
 
     @property
     def dims(self) -> tuple[int, ...]:
+        """The extents."""
         return tuple(self.extents)
 
     @property
@@ -109,10 +103,12 @@ class StoredSparse(Stored):
 
     @property
     def dims(self) -> tuple[int, ...]:
+        """The extents."""
         return tuple(self.extents)
 
     @property
     def name(self) -> str:
+        """That of the values is that of all."""
         return self.values.name
 
 
@@ -197,7 +193,7 @@ class StoredFunction(StoredGraph):
     infos: list[StoredValue] = each(FunctionProto.VALUE_INFO, StoredValue)
     names: list[str] = each(FunctionProto.INPUT, "text")
     results: list[str] = each(FunctionProto.OUTPUT, "text")
-    opsets: dict[str, int] = each(FunctionProto.OPSET_IMPORT, "opset", enter)
+    opsets: dict[str, int] = each(FunctionProto.OPSET_IMPORT, "opset", dict.update)
     domain: str = one(FunctionProto.DOMAIN, "text", "")
 
 
@@ -208,12 +204,13 @@ class StoredModel(Stored):
     graphs: list[StoredGraph] = each(ModelProto.GRAPH, "main_graph")
     functions: list[StoredFunction] = each(ModelProto.FUNCTIONS, StoredFunction)
     ir_version: int = one(ModelProto.IR_VERSION, "integer", 0)
-    opsets: dict[str, int] = each(ModelProto.OPSET_IMPORT, "opset", enter)
+    opsets: dict[str, int] = each(ModelProto.OPSET_IMPORT, "opset", dict.update)
     trained: list[str] = each(ModelProto.TRAINING_INFO, "training", list.extend)
     data: Data = Data(memoryview(b""), "")
 
     @property
     def graph(self) -> StoredGraph:
+        """The main graph."""
         return self.graphs[0]
 
 

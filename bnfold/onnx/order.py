@@ -21,7 +21,7 @@ class CycleError(ValueError):
         self.name = name
 
 
-class Names:
+class FreeNames:
     """Which names graphs define, and which they read of the graphs around them; each graph is looked at once."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Names:
         return dict.fromkeys([*node.inputs, *(name for body in node.graphs for name in sorted(self.free(body)))])
 
 
-def arranged(graph: StoredGraph, names: Names) -> Sequence[StoredNode]:
+def arranged(graph: StoredGraph, names: FreeNames) -> Sequence[StoredNode]:
     """The nodes of `graph`, each as early as what it reads allows, else in the stored order: the graph's own list
     where that is sorted already. Raises CycleError.
     """
@@ -89,7 +89,7 @@ def _cycle(graph: StoredGraph, needs: Sequence[dict[str, int]], waits: Sequence[
     return CycleError(graph.nodes[last], name)
 
 
-def misplaced(graph: StoredGraph, names: Names) -> set[str]:
+def misplaced(graph: StoredGraph, names: FreeNames) -> set[str]:
     """The names that a node reads before another one, which stands behind it, makes them."""
     found: set[str] = set()
     read: set[str] = set()

@@ -40,7 +40,7 @@ from .schema import (
     TypeProto,
 )
 
-Record = TypeVar("Record", bound=Stored)
+_Record = TypeVar("_Record", bound=Stored)
 
 _DEEPEST = 40
 """Graphs nested in attributes of nodes deeper than this are refused; protobuf's own parsers stop at 33."""
@@ -90,7 +90,7 @@ class _Reader:
         self.depth = 0
         self.seen: dict[bytes, Mapping[str, Any]] = {}
 
-    def message(self, record: type[Record], at: Field) -> Record:
+    def message(self, record: type[_Record], at: Field) -> _Record:
         """The message in field `at`."""
         self.later(at)
         made, table = record(at.start, at.body, at.end), _TABLES[record]
@@ -146,28 +146,31 @@ class _Reader:
         name = self.text(at)
         return "" if name == "ai.onnx" else name
 
-    def opset(self, at: Field) -> tuple[str, int]:
+    def opset(self, at: Field) -> dict[str, int]:
         found = dict(self.values(at, {OperatorSetIdProto.DOMAIN: "domain", OperatorSetIdProto.VERSION: "integer"}))
-        return found.get(OperatorSetIdProto.DOMAIN, ""), found.get(OperatorSetIdProto.VERSION, 0)
+        return {found.get(OperatorSetIdProto.DOMAIN, ""): found.get(OperatorSetIdProto.VERSION, 0)}
 
-    def entry(self, at: Field) -> tuple[str, str]:
+    def entry(self, at: Field) -> dict[str, str]:
         found = dict(self.values(at, {StringStringEntryProto.KEY: "text", StringStringEntryProto.VALUE: "text"}))
-        return found.get(StringStringEntryProto.KEY, ""), found.get(StringStringEntryProto.VALUE, "")
+        return {found.get(StringStringEntryProto.KEY, ""): found.get(StringStringEntryProto.VALUE, "")}
 
     def training(self, at: Field) -> list[str]:
         """All names in the graphs and bindings of a TrainingInfoProto."""
         graphs = dict.fromkeys((TrainingInfoProto.INITIALIZATION, TrainingInfoProto.ALGORITHM), "names")
         bindings = (TrainingInfoProto.INITIALIZATION_BINDING, TrainingInfoProto.UPDATE_BINDING)
-        return [name for _, names in self.values(at, graphs | dict.fromkeys(bindings, "entry")) for name in names]
+        return [name for _, names in self.values(at, graphs | dict.fromkeys(bindings, "pair")) for name in names]
 
     def names(self, at: Field) -> list[str]:
         """The names that the nodes of a graph read and make."""
         nodes = (node for graph in walk(self.graph(at)) for node in graph.nodes)
         return [name for node in nodes for name in (*node.inputs, *node.outputs)]
 
+    def pair(self, at: Field) -> list[str]:
+        return [text for pair in self.entry(at).items() for text in pair]
+
     def annotation(self, at: Field) -> list[str]:
         """The tensors that a TensorAnnotation names: the annotated one, and the values of its map of parameters."""
-        readers = {TensorAnnotation.TENSOR_NAME: "text", TensorAnnotation.QUANT_PARAMETER_TENSOR_NAMES: "entry"}
+        readers = {TensorAnnotation.TENSOR_NAME: "text", TensorAnnotation.QUANT_PARAMETER_TENSOR_NAMES: "pair"}
         return [found if isinstance(found, str) else found[1] for _, found in self.values(at, readers)]
 
     def shape(self, at: Field) -> Shape:

@@ -76,7 +76,7 @@ def tensor_at(buffer: memoryview, stored: StoredTensor, location: str, changed: 
     splice = Splice(buffer, stored.body, stored.end)
     entries = (at for at in fields(buffer, stored.body, stored.end) if at.number == TensorProto.EXTERNAL_DATA)
     for at in entries:
-        key = _text(buffer, at, StringStringEntryProto.KEY)
+        key = _string_in(buffer, at, StringStringEntryProto.KEY)
         if key == "location":
             splice.replace(at.start, at.end, Rope(entry(at.number, key, location)))
         elif key == "checksum" and changed:
@@ -118,11 +118,11 @@ def rewired(buffer: memoryview, stored: StoredNode, wires: Wires) -> Splice:
 def _is_lost(buffer: memoryview, at: Field, wires: Wires) -> bool:
     """Whether the field `at` of a node is one that goes."""
     if at.number == NodeProto.ATTRIBUTE and wires.without:
-        return _text(buffer, at, AttributeProto.NAME) in wires.without
+        return _string_in(buffer, at, AttributeProto.NAME) in wires.without
     return at.number == NodeProto.NAME and wires.nameless
 
 
-def _text(buffer: memoryview, at: Field, number: int) -> str:
+def _string_in(buffer: memoryview, at: Field, number: int) -> str:
     """The string in field `number` of the message in `at`; "" if there is none."""
     parts = (part for part in fields(buffer, at.body, at.end) if part.number == number)
     return next((read_string(buffer, part) for part in parts), "")

@@ -28,6 +28,7 @@ class Uses:
         return value
 
     def definition(self, value: Value) -> StoredTensor | StoredSparse | Node | None:
+        """What defines the constant `value`; None where nothing of the model does."""
         return self.home[value].definitions[value] if value in self.home else None
 
     def left(self, value: Value) -> int:

@@ -15,20 +15,20 @@ from ..onnx.read import read_model
 from ..onnx.schema import TensorProto
 from ..protobuf import BYTES, Buffer
 
-FRACTIONS = {"float32": 23, "float16": 10, "float64": 52, "bfloat16": 7}
+_FRACTIONS = {"float32": 23, "float16": 10, "float64": 52, "bfloat16": 7}
 """Stored bits of the fraction of floating-point numbers."""
-QUANTISERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
+_QUANTISERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 SHAPING = {"Range", "Resize", "Upsample", "TopK", "OneHot", "NonMaxSuppression", "Pow"}
 """Operators that turn the value of a constant into an extent or a choice: it is never shaken.
 
 The exponent 2 of a Pow is one: but for whole numbers a power of a negative number is NaN.
 """
-STEPS = 4
+_STEPS = 4
 """The farthest that a number is shaken, in units of its last place."""
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class _Numbers:
     """Floating-point numbers of a constant: little-endian words of `size` bytes in data[start:end]."""
 
     name: str
@@ -46,7 +46,7 @@ class Inspection:
 
     fraction: int = 23
     quantised: bool = False
-    numbers: list[Numbers] = field(default_factory=list)
+    numbers: list[_Numbers] = field(default_factory=list)
 
 
 def inspect(data: Buffer) -> Inspection:
@@ -54,7 +54,7 @@ def inspect(data: Buffer) -> Inspection:
     result, fixed = Inspection(), set[str]()
     for graph in walk(read_model(Data(memoryview(data), "the model")).graph):
         for node in graph.nodes:
-            result.quantised |= node.op in QUANTISERS
+            result.quantised |= node.op in _QUANTISERS
             fixed.update(node.inputs if node.op in SHAPING else ())
             for value in node.attributes.values():
                 if isinstance(value, StoredTensor):
@@ -66,13 +66,13 @@ def inspect(data: Buffer) -> Inspection:
     return result
 
 
-def _numbers(tensor: StoredTensor, name: str) -> Iterator[Numbers]:
+def _numbers(tensor: StoredTensor, name: str) -> Iterator[_Numbers]:
     """The numbers of a tensor that makes the value `name`."""
     dtype = element_type(tensor.type)
     for part in tensor.payload:
         held = part.number in (TensorProto.RAW_DATA, TensorProto.FLOAT_DATA, TensorProto.DOUBLE_DATA)
-        if held and part.wire == BYTES and dtype.name in FRACTIONS:
-            yield Numbers(name, part.body, part.end, dtype.itemsize, FRACTIONS[dtype.name])
+        if held and part.wire == BYTES and dtype.name in _FRACTIONS:
+            yield _Numbers(name, part.body, part.end, dtype.itemsize, _FRACTIONS[dtype.name])
 
 
 def shaken(data: Buffer, found: Inspection, seed: int) -> bytearray:
@@ -85,12 +85,12 @@ def shaken(data: Buffer, found: Inspection, seed: int) -> bytearray:
 
 
 def shake(words: npt.NDArray[np.unsignedinteger[Any]], fraction: int, rng: np.random.Generator) -> None:
-    """Step the floating-point numbers whose bits are `words`, in place, up to `STEPS` units of their last place.
+    """Step the floating-point numbers whose bits are `words`, in place, up to `_STEPS` units of their last place.
 
     Neighbours in size are neighbours as words. Zeros, denormal numbers, the largest and what is not finite stay.
     """
     bits = words.dtype.itemsize * 8
     top = (1 << bits - 1 - fraction) - 1
     exponents = words >> fraction & top
-    steps = np.resize(rng.integers(-STEPS, STEPS + 1, 65521), words.size).reshape(words.shape)
+    steps = np.resize(rng.integers(-_STEPS, _STEPS + 1, 65521), words.size).reshape(words.shape)
     words += np.where((exponents > 0) & (exponents < top - 1), steps, 0).astype(words.dtype)
