@@ -14,15 +14,17 @@ import sys
 from . import __version__
 from .errors import BnfoldError, UsageError
 from .printable import printable
+from .report import FORMS
 
 TYPE_CHECKING = False  # as in `typing`, which takes as long to load as all that is loaded here
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Any, NoReturn
 
     from .options import Options
     from .pipeline import Result
+    from .report import Form
 
 EPILOG = """\
 other commands:
@@ -68,7 +70,9 @@ def _fold(words: Sequence[str]) -> None:
     parser.add_argument("--strict", action="store_true", help="fail if a BatchNorm is kept, or may be read in two ways")
     parser.add_argument("--no-verify", action="store_true", help="write the result without running it")
     parser.add_argument("--onnx", action="store_true", help="write the folded Caffe net as OUT.onnx too")
-    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - is standard output")
+    for form in FORMS:
+        what = f"write the report as {form.name}; - is standard output"
+        parser.add_argument(f"--{form.option}", metavar="FILE", help=what)
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each layer that is not understood")
     parser.add_argument("--version", action="version", version=f"bnfold {__version__}")
@@ -77,28 +81,30 @@ def _fold(words: Sequence[str]) -> None:
         raise UsageError("the result has no name", hint="such as -o folded; --in-place replaces the model")
     from . import pipeline
 
-    report = None if given.json in (None, "-") else given.json
-    if report is not None:
-        _write(report, "", for_good=False)  # what cannot be is found out before the fold
+    forms = {form: name for form in FORMS if (name := getattr(given, form.option)) is not None}
+    files = [name for name in forms.values() if name != "-"]
+    for name in files:
+        _write(name, "", for_good=False)  # what cannot be is found out before the fold
     options = _options(given, strict=given.strict, verify=not given.no_verify, onnx=given.onnx, in_place=given.in_place)
     try:
-        result = pipeline.fold(_sources(given), given.out, options, report=report)
+        result = pipeline.fold(_sources(given), given.out, options, report=files)
     except (pipeline.KeptError, pipeline.MismatchError) as error:
-        _report(error.result, given.json, quiet=given.quiet, verbose=given.verbose)
+        _report(error.result, forms, quiet=given.quiet, verbose=given.verbose)
         raise
-    _report(result, given.json, quiet=given.quiet, verbose=given.verbose)
+    _report(result, forms, quiet=given.quiet, verbose=given.verbose)
 
 
 def _plan(words: Sequence[str]) -> None:
     parser = _parser("bnfold plan", "Tell what would be folded into what, what would be kept and why. Writes nothing.")
     _add_model(parser)
     _add_reading(parser)
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    for form in FORMS:
+        parser.add_argument(f"--{form.option}", action="store_true", help=f"print the plan as {form.name}")
     given = parser.parse_args(words)
     from . import pipeline
 
     result = pipeline.explain(_sources(given), _options(given))
-    _report(result, "-" if given.json else None, quiet=False, verbose=True)
+    _report(result, {form: "-" for form in FORMS if getattr(given, form.option)}, quiet=False, verbose=True)
 
 
 def _export(words: Sequence[str]) -> None:
@@ -114,8 +120,7 @@ def _export(words: Sequence[str]) -> None:
     from . import pipeline
 
     chosen = {"opset": given.opset, "ir_version": given.ir_version}
-    how: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    how |= {"dynamic_batch": given.dynamic_batch}
+    how = {name: value for name, value in chosen.items() if value is not None} | {"dynamic_batch": given.dynamic_batch}
     from .options import Options
 
     options = Options(bn_blobs=given.bn_blobs, **_state(given))
@@ -202,22 +207,17 @@ def _input(word: str) -> tuple[str, tuple[int, ...]]:
 # ------------------------------------------------------------------------------------------------------------- output
 
 
-def _report(result: Result, json_file: str | None, *, quiet: bool, verbose: bool) -> None:
-    """The tables on stdout, unless JSON goes there."""
+def _report(result: Result, forms: Mapping[Form, str], *, quiet: bool, verbose: bool) -> None:
+    """Each form into its file, and the tables on stdout, unless a form goes there."""
     from .report import data, tables, terminal
 
     made = data.as_data(result)
-    if json_file is not None:
-        import json
-
-        from .ir.names import told
-
-        text = json.dumps(told(made), indent=2, allow_nan=False) + "\n"
-        if json_file == "-":
-            print(text, end="")
-            return
-        _write(json_file, text)
-    if not quiet:
+    for form, name in forms.items():
+        if name == "-":
+            print(form.text(made), end="")
+        else:
+            _write(name, form.text(made))
+    if not quiet and "-" not in forms.values():
         terminal.write_text(tables.as_tables(made, verbose=verbose), sys.stdout)
 
 

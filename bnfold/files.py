@@ -1,4 +1,4 @@
-"""Files: mapped for reading, and written as a set that appears whole or not at all.
+"""Files: mapped for reading, and written as a set that appears whole or not at all, over no file of the input.
 
 Results are staged in a folder beside their places, on the same file system, so that putting them there is a rename.
 The set is put in place name by name; a failure on the way puts back what stood there before. Between two renames a
@@ -13,14 +13,11 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .errors import InputError, OutputError
+from .errors import InputError, OutputError, UsageError
 from .protobuf import Rope
-
-HDF5 = b"\x89HDF\r\n\x1a\n"
-"""How a file of this format begins."""
 
 
 def open_mapped(path: Path) -> memoryview:
@@ -39,6 +36,78 @@ def open_mapped(path: Path) -> memoryview:
         raise InputError("this is a folder; a file is needed", where=str(path)) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(f"cannot be read: {_reason(error)}", where=str(path)) from None
+
+
+# ------------------------------------------------------------------------------------------------- which may be written
+
+
+def result_path(out: Path) -> Path:
+    """`out`, made absolute. Raises UsageError for what cannot name a file."""
+    if out.name in ("", ".."):
+        raise UsageError(f"-o must name a file, not {str(out)!r}", hint="such as -o folded")
+    return Path.cwd() / out
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two names are one file: by links, through other folders, in letters that the file system takes alike.
+
+    Of two files that are not there yet, names in another case are taken for one: nobody can tell.
+    """
+    there = _is_there(one), _is_there(other)
+    if any(there):
+        return all(there) and one.samefile(other)
+    return os.path.realpath(one).casefold() == os.path.realpath(other).casefold()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (OSError, ValueError):  # in a folder that may not be looked into, too; ValueError: a NUL in the path
+        return False
+    return True
+
+
+def in_one_folder(places: Sequence[Path]) -> list[Path]:
+    """`places` as files of one folder. Raises UsageError where they are not."""
+    folder = Path.cwd() / places[0].parent
+    for place in places:
+        if not same_file(folder, place.parent):
+            what = f"{places[0]} and {place} lie in two folders, and files are replaced together in one only"
+            raise UsageError(what, hint="give the result a name with -o")
+    return [folder / place.name for place in places]
+
+
+def check_apart(places: Iterable[Path], sources: Sequence[Path], replaced: Sequence[Path] | None = None) -> None:
+    """Raises UsageError where a result would overwrite a file of the input.
+
+    `replaced`: the files that make up the model where the result may replace it; it must replace all of them, since
+    one of two that is left would fit to nothing. None where it may not.
+    """
+    places = list(places)
+    if replaced and all(any(same_file(place, path) for place in places) for path in replaced):
+        return
+    for place in places:
+        for source in sources:
+            if same_file(place, source):
+                what = f"the result {place.name} would overwrite the input {source}"
+                if replaced:
+                    what += ", and not all of the model"
+                raise UsageError(
+                    what, hint="choose another name with -o; --in-place replaces a whole model by its fold"
+                )
+
+
+def check_reports(reports: Iterable[Path], places: Iterable[Path], sources: Iterable[Path]) -> None:
+    """Raises UsageError where a report would take the place of a file of the input or of the result, or of another."""
+    taken = [*(("input", path) for path in sources), *(("result", path) for path in places)]
+    for report in reports:
+        for what, path in taken:
+            if same_file(report, path):
+                raise UsageError(f"the report {report} would overwrite the {what} {path}", hint="give it another name")
+        taken.append(("report", report))
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
 
 
 class Staging:

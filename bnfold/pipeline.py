@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from . import places
 from .errors import InputError, PostconditionError, StrictError, UsageError, VerificationError
-from .files import Staging
-from .formats import caffe_order, open_document
+from .files import Staging, check_apart, check_reports, in_one_folder, result_path
+from .formats import ONNX_SUFFIX, export_to, open_document
 from .options import DEFAULTS, Options
 
 if TYPE_CHECKING:
@@ -104,37 +103,34 @@ def explain(source: Source, options: Options = DEFAULTS) -> Result:
 @overload
 def fold(source: onnx.ModelProto, out: None = None, options: Options = ...) -> onnx.ModelProto: ...
 @overload
-def fold(
-    source: Source, out: PathLike | None = None, options: Options = ..., *, report: PathLike | None = None
-) -> Result: ...
+def fold(source: Source, out: PathLike | None = None, options: Options = ..., *, report: Source = ()) -> Result: ...
 def fold(
     source: onnx.ModelProto | Source,
     out: PathLike | None = None,
     options: Options = DEFAULTS,
     *,
-    report: PathLike | None = None,
+    report: Source = (),
 ) -> onnx.ModelProto | Result:
     """Fold a model from its files to files, or an `onnx.ModelProto` to a new one.
 
     `source`: the path of an ONNX model, or the paths of a Caffe net's prototxt and caffemodel in either order. `out`:
     the name of the result, for Caffe without a suffix: `folded` gives folded.prototxt and folded.caffemodel; with
     `Options.in_place` it may be left out. External data of an ONNX model goes to `out`.data. What stands under these
-    names is replaced when all has been verified, else it is untouched. `report` is a file that the caller is going to
-    write: it must be none of these.
+    names is replaced when all has been verified, else it is untouched. `report`: the file or files that the caller is
+    going to write; they must be none of these.
 
     Raises InputError, VerificationError (MismatchError with the figures), StrictError, OutputError, UsageError.
     """
     if out is None and not options.in_place:
         return _fold_in_memory(source, options)
-    paths, target = _paths(source), None if out is None else places.target(Path(out))
+    paths, target = _paths(source), None if out is None else result_path(Path(out))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_no_collector())
         document = open_document(paths, options)
-        files = places.together(document.places(target))
-        beside = [files[0].with_suffix(".onnx")] if options.onnx else []
-        places.check_apart([*files, *beside], document.sources, paths if options.in_place else None)
-        if report is not None:
-            places.check_report(Path(report), [*files, *beside], document.sources)
+        files = in_one_folder(document.places(target))
+        beside = [files[0].with_suffix(ONNX_SUFFIX)] if options.onnx else []
+        check_apart([*files, *beside], document.sources, paths if options.in_place else None)
+        check_reports(_paths(report), [*files, *beside], document.sources)
         verifier = _verifier(stack) if options.verify else None
         result, plans = _planned(document)
         if options.strict and (result.kept_batch_norms or result.doubts):
@@ -148,7 +144,7 @@ def fold(
         if verifier is not None:
             result = _verified(document, folded, result, plans, verifier)
         for path in beside:
-            _export(models, staging.path(path), options)
+            export_to(staging.path(path), models, options)
         sizes = {path: staging.path(path).stat().st_size for path in staging.targets}
         staging.commit()
     return replace(result, files=sizes, written=sum(sizes[path] for path in contents))
@@ -159,10 +155,10 @@ def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Opt
 
     Raises InputError, OutputError, UsageError.
     """
-    sources, target = _paths([prototxt, caffemodel]), places.target(Path(out))
-    places.check_apart([target], sources)
+    sources, target = _paths([prototxt, caffemodel]), result_path(Path(out))
+    check_apart([target], sources)
     with _no_collector(), Staging(target.parent) as staging:
-        opaque, notices = _export(sources, staging.path(target), options, **how)
+        opaque, notices = export_to(staging.path(target), sources, options, **how)
         size = staging.path(target).stat().st_size
         staging.commit()
     return Result(sources, (), {}, files={target: size}, opaque=tuple(opaque), notices=tuple(notices))
@@ -240,17 +236,6 @@ def _verified(
 def _equal(sources: Sequence[Path], others: Sequence[Path]) -> bool:
     pairs = list(zip(sources, others, strict=False))
     return len(sources) == len(others) and all(filecmp.cmp(one, other, shallow=False) for one, other in pairs)
-
-
-def _export(
-    sources: Sequence[Path], staged: Path, options: Options, **how: Any
-) -> tuple[Sequence[Opaque], Sequence[Notice]]:
-    from .caffe.export import write_onnx
-
-    how |= {"phase": options.phase or "TEST", "stages": options.stages, "level": options.level or 0}
-    how = {"bn_blobs": options.bn_blobs, "inputs": dict(options.inputs)} | how
-    prototxt, caffemodel = caffe_order(sources)
-    return write_onnx(prototxt, caffemodel, staged, **how)
 
 
 def _fold_in_memory(source: object, options: Options) -> onnx.ModelProto:

@@ -78,7 +78,7 @@ def fields(data: Buffer, start: int = 0, end: int | None = None) -> Iterator[Fie
         elif wire in (FIXED32, FIXED64):
             body, at, value = at, at + (4 if wire == FIXED32 else 8), 0
         else:
-            raise WireError(f"field {number} has wire type {wire}, which no current format uses", first)
+            raise WireError(f"field {number} has type {wire}, which no current format uses", first)
         if at > stop:
             raise WireError(f"field {number} runs past the end of its message", first)
         yield new(Field, (number, wire, first, body, at, value))

@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 
 import bnfold
-from bnfold import cli, places
+from bnfold import cli
+from bnfold.files import same_file
 
 CAFFE = ["net.prototxt", "net.caffemodel"]
 BN = "BatchNormalization"
@@ -86,11 +87,11 @@ def test_letters_that_a_file_system_takes_alike(work: Path, monkeypatch: pytest.
 
 
 def test_names_of_files_that_are_not_there(tmp_path: Path) -> None:
-    assert places.same(tmp_path / "a.onnx", tmp_path / "x" / ".." / "A.onnx")
-    assert not places.same(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    assert same_file(tmp_path / "a.onnx", tmp_path / "x" / ".." / "A.onnx")
+    assert not same_file(tmp_path / "a.onnx", tmp_path / "b.onnx")
     (tmp_path / "a.onnx").touch()
-    assert not places.same(tmp_path / "a.onnx", tmp_path / "c.onnx")
-    assert not places.same(tmp_path / "a\0.onnx", tmp_path / "a.onnx")
+    assert not same_file(tmp_path / "a.onnx", tmp_path / "c.onnx")
+    assert not same_file(tmp_path / "a\0.onnx", tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("out", ["net", "net.prototxt", "net.CAFFEMODEL", "./net"])

@@ -81,8 +81,8 @@ def test_one_unpacked_integer() -> None:
         (b"\x0a", "an integer does not end"),
         (b"\x0a\x02x", "field 1 runs past the end"),
         (b"\x0d\x01\x02", "field 1 runs past the end"),
-        (b"\x0b", "field 1 has wire type 3"),
-        (b"\x0f", "field 1 has wire type 7"),
+        (b"\x0b", "field 1 has type 3"),
+        (b"\x0f", "field 1 has type 7"),
         (b"\x08\xff", "an integer does not end"),
     ],
 )

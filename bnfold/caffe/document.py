@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ..document import Runnable
 from ..errors import InputError, UsageError
+from ..files import same_file
 from ..ir.graph import Graph, Node, Shape, Value
 from ..ir.names import spelled
 from ..onnx.model_writer import Header, write_model
-from ..places import same
 from ..planner.records import Notice, Opaque, Plan, Style
 from ..protobuf import Rope
 from .edit import NetEdit, probe_names
@@ -95,7 +95,7 @@ class CaffeDocument:
             name = re.sub(r"(?<=.)\.(prototxt|caffemodel(\.h5)?)$", "", out.name, flags=re.IGNORECASE)
             found = [out.with_name(f"{name}.{kind}") for kind in ("prototxt", "caffemodel")]
         assert self.net.weights is not None  # `open` wants a caffemodel
-        if self.net.weights.hdf5 and same(found[1], self.sources[1]):
+        if self.net.weights.hdf5 and same_file(found[1], self.sources[1]):
             what = f"{found[1]} holds its weights in HDF5, and the result is a caffemodel, which cannot replace it"
             raise UsageError(what, hint="give the result a name with -o")
         return found

@@ -5,13 +5,9 @@ ONNX wants UTF-8, takes an empty name for an input that is not there, and runtim
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from ..protobuf import encoded
-
-_PATHS = ("sources", "path", "where")
-_ESCAPED = re.compile("%[0-9a-f]{2}")
 
 
 class Names:
@@ -37,25 +33,11 @@ def readable(names: Iterable[str]) -> dict[str, str]:
     In others a byte that is not UTF-8, or is 0, becomes xHH; the empty name becomes "unnamed".
     """
     found = dict.fromkeys(names)
-    unique = Names(name for name in found if name and all(map(_writable, name)))
+    unique = Names(name for name in found if name and all(map(writable, name)))
     return {
-        name: name if name and all(map(_writable, name)) else unique.unique(_each(name, "x") or "unnamed")
+        name: name if name and all(map(writable, name)) else unique.unique(_each(name, "x") or "unnamed")
         for name in found
     }
-
-
-def told(value: object) -> object:
-    """Plain data in which no name has lone surrogates, which programs read as one and the same character.
-
-    Bytes that are not UTF-8 become %HH, and so does % in a string that could be taken for one of these. Paths stay.
-    """
-    if isinstance(value, dict):
-        return {told(key): item if key in _PATHS else told(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [told(item) for item in value]
-    if isinstance(value, str) and (_ESCAPED.search(value) or not all(map(_writable, value))):
-        return spelled(value)
-    return value
 
 
 def spelled(name: str) -> str:
@@ -66,9 +48,10 @@ def spelled(name: str) -> str:
     return _each(name.replace("%", "%25"), "%") or "%"
 
 
-def _writable(character: str) -> bool:
+def writable(character: str) -> bool:
+    """Whether a name in ONNX may have this character: UTF-8 has no lone surrogate, and a C string ends at a 0."""
     return character != "\0" and not "\ud800" <= character <= "\udfff"
 
 
 def _each(name: str, mark: str) -> str:
-    return "".join(c if _writable(c) else f"{mark}{encoded(c)[0]:02x}" for c in name)
+    return "".join(c if writable(c) else f"{mark}{encoded(c)[0]:02x}" for c in name)

@@ -27,12 +27,6 @@ from .serialize import value_info
 from .tensors import External, Tensors, overlapping
 from .uses import Uses
 
-_FOREIGN = {
-    b"version https://git-lfs": ("a pointer of Git LFS, not the model itself", "run `git lfs pull`"),
-    b"PK\x03\x04": ("an archive", "a PyTorch checkpoint is exported with torch.onnx.export"),
-    b"\x89HDF": ("an HDF5 file", "a Keras model is converted with tf2onnx"),
-}
-
 
 class OnnxDocument:
     """One ONNX model. `freeze` takes inputs that have a default as constants; `keep` are names that must stay.
@@ -43,9 +37,6 @@ class OnnxDocument:
     def __init__(self, data: Data, path: Path | None, folder: Path | None, freeze: bool, kept: Collection[str]) -> None:
         self.path = path
         self.external = External(folder, data.where)
-        for head, (what, hint) in _FOREIGN.items():
-            if bytes(data.buffer[: len(head)]) == head:
-                raise InputError(f"this is {what}", where=data.where, hint=hint)
         try:
             self.model = read_model(data)
             self.scopes = Builder(self.model, Tensors(data, self.external), freeze).build()

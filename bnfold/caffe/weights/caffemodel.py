@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ... import protobuf
+from ...content import HDF5
 from ...errors import InputError
-from ...files import HDF5, open_mapped
+from ...files import open_mapped
 from ...protobuf import BYTES, VARINT, Field, Rope, WireError
 from ..upgrade import V1_NUMBERS, V1_TYPES
 from .blob import Blob, LayerChange, NewBlob, NewLayer, decode, encode
@@ -40,7 +41,6 @@ class _Layout(NamedTuple):
 _V2 = _Layout(100, 1, 2, 7, 3, 4, (106, 117))
 _V1 = _Layout(2, 4, 5, 6, 2, 3, (10, 17))
 _V0_IN_V1 = 1
-_TEXT = b"\t\n\r\f" + bytes(range(32, 127)) + bytes(range(128, 256))
 _BIAS_TERM = 2  # in ConvolutionParameter and InnerProductParameter
 
 
@@ -101,14 +101,13 @@ class Caffemodel:
     def __init__(self, path: Path, shared: Mapping[str, Sequence[str | None]] | None = None) -> None:
         """`shared`: for each layer of the net the names under which it shares its blobs, which HDF5 does not tell.
 
-        Raises InputError for what cannot be read, is cut short, or is another kind of file.
+        Raises InputError for what cannot be read or is cut short.
         """
         self.path = path
         self.data = open_mapped(path)
         self.hdf5 = bytes(self.data[:8]) == HDF5
         if self.hdf5:
             self.data = self._converted(shared or {})
-        _refuse_other_formats(self.data, str(path))
         self.layout = _V2
         spans = self._spans()
         self.layers = [StoredLayer(self, index, span) for index, span in enumerate(spans)]
@@ -209,17 +208,6 @@ class Caffemodel:
                 out.add(self.data[blob.field.start : blob.field.end])
             else:
                 out.add_message(self.layout.blobs, encode(blob.renewed() if isinstance(blob, Blob) else blob))
-
-
-def _refuse_other_formats(data: memoryview, where: str) -> None:
-    head = bytes(data[:1024])
-    what = hint = ""
-    if head.startswith(b"version https://git-lfs"):
-        what, hint = "this is a git-lfs pointer, not the weights", "fetch the file with `git lfs pull`"
-    elif not head.translate(None, _TEXT):
-        what, hint = "this is a text file, not a caffemodel", "the prototxt comes first, then the weights"
-    if what:
-        raise InputError(what, where=where, hint=hint)
 
 
 def _with_bias_term(param: bytes, value: bool, where: str) -> bytes:
