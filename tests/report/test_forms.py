@@ -25,7 +25,7 @@ def test_each_form_is_written_to_its_file(model: str, tmp_path: Path, capsys: py
     assert cli.main([model, "-o", "x.onnx", "--no-verify", "--json", "a", "--other", "b"]) == 0
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
     assert json.loads((tmp_path / "a").read_text())["folds"]
-    assert "Folded" in capsys.readouterr().out
+    assert "2 folded" in capsys.readouterr().out
 
 
 def test_a_form_on_the_standard_output_stands_there_alone(model: str, capsys: pytest.CaptureFixture[str]) -> None:
