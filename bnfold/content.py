@@ -1,4 +1,7 @@
-"""The content of a file under the questions by which a format is recognised: its head, text, members and fields."""
+"""The content of a file under the questions by which a format is recognised: its head, text, members and fields.
+
+The functions at the end tell formats that have no signature, by what their descriptions say that such a file holds.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from functools import cached_property
 
 from . import protobuf
-from .protobuf import BYTES, Field, WireError
+from .protobuf import BYTES, FIXED32, VARINT, Field, WireError
 
 Kinds = set[tuple[int, int]]
 """Number and wire type of fields."""
@@ -30,7 +33,7 @@ class Content:
     @cached_property
     def is_text(self) -> bool:
         """Whether the head has no control characters but white space, in ASCII or an encoding that contains it."""
-        return not any(byte < 9 or 13 < byte < 32 for byte in self.head)
+        return _plain(self.head)
 
     @cached_property
     def text(self) -> bytes:
@@ -49,7 +52,7 @@ class Content:
     def is_utf16(self) -> bool:
         """Whether a byte order mark says so, or every other byte of the head is 0 and the others are text."""
         even, odd = self.head[:64:2], self.head[1:64:2]
-        plain = any(not any(zeros) and min(other, default=0) > 8 for zeros, other in ((even, odd), (odd, even)))
+        plain = any(not any(zeros) and _plain(other) for zeros, other in ((even, odd), (odd, even)))
         return self.starts(b"\xff\xfe", b"\xfe\xff") or (len(odd) > 3 and plain)
 
     @cached_property
@@ -83,3 +86,73 @@ class Content:
                     for part in protobuf.fields(self.data, field.body, field.end)}  # fmt: skip
         except WireError:
             return set()
+
+
+def _plain(characters: bytes) -> bool:
+    return not any(byte < 9 or 13 < byte < 32 for byte in characters)
+
+
+# ------------------------------------------------------------------------------------------------ messages and texts
+
+
+def is_solver(c: Content) -> bool:
+    """A solver's text, which names its net; one that has layers is a net."""
+    of_solvers = rb"(base_lr|lr_policy|max_iter|solver_mode|solver_type|test_iter|snapshot_prefix)\s*:"
+    return c.says(of_solvers) and not c.says(rb"layers?\s*:?\s*\{")
+
+
+def is_solverstate(c: Content) -> bool:
+    """SolverState: the iteration, the caffemodel's name, the history, the current step, which ONNX has a string for."""
+    solver = {(1, VARINT)} <= c.kinds <= {(1, VARINT), (2, BYTES), (3, BYTES), (4, VARINT)}
+    return solver and ((4, VARINT) in c.kinds or b".caffemodel" in c.head)
+
+
+def is_mean(c: Content) -> bool:
+    """A BlobProto: four extents or a shape, and the numbers, where ONNX has an integer."""
+    return bool(c.kinds & {(5, BYTES), (5, FIXED32)}) and max(number for number, _ in c.kinds) < 10
+
+
+def is_graph_def(c: Content) -> bool:
+    """Its first field is a node with name and operator, where a caffemodel has the net's name; of ONNX the version."""
+    node = c.inner(1) if (1, BYTES) in c.kinds else set()
+    return {(1, BYTES), (2, BYTES)} <= node <= {(number, BYTES) for number in range(1, 8)}
+
+
+def is_saved_model(c: Content) -> bool:
+    """The schema's version, and graphs, each with an inner GraphDef; ONNX has the producer's name in their place."""
+    if c.kinds != {(1, VARINT), (2, BYTES)}:
+        return False
+    graph = c.inner(2)
+    return bool(graph & {(1, BYTES), (2, BYTES)}) and graph <= {(number, BYTES) for number in range(1, 8)}
+
+
+def is_meta_graph(c: Content) -> bool:
+    """What it is made for, and a GraphDef with its versions, where a caffemodel has layers of V1."""
+    if not {(1, BYTES), (2, BYTES)} <= c.kinds or not c.inner(1):
+        return False
+    return {(1, BYTES), (4, BYTES)} <= c.inner(2) <= {(1, BYTES), (2, BYTES), (3, VARINT), (4, BYTES)}
+
+
+def is_caffe2(c: Content) -> bool:
+    """Operators with outputs and a type in words, where layers of V1 have its number; the net's inputs or outputs."""
+    if not c.kinds & {(7, BYTES), (8, BYTES)} or c.kinds & {(1, VARINT), (100, BYTES)}:
+        return False
+    operator = c.inner(2)
+    return {(2, BYTES), (4, BYTES)} <= operator and (5, VARINT) not in operator
+
+
+def is_core_ml(c: Content) -> bool:
+    """Its field 1 is a version as ONNX's is; the model stands in one of the fields from 200 on."""
+    described = {(1, VARINT), (2, BYTES)} <= c.kinds and (7, BYTES) not in c.kinds
+    return described and any(199 < number < 4000 and wire == BYTES for number, wire in c.kinds)
+
+
+def is_safetensors(c: Content) -> bool:
+    """The length of a JSON text, and the text."""
+    return c.head[8:9] == b"{" and 2 <= int.from_bytes(c.head[:8], "little") <= len(c.data) - 8
+
+
+def is_caffemodel(c: Content) -> bool:
+    """A name of the net or layers of either version; ONNX: its version, its graph."""
+    caffe = {(1, BYTES), (2, BYTES), (100, BYTES)}
+    return bool(c.kinds & caffe) and not c.kinds & {(1, VARINT), (7, BYTES)}

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from . import content
 from .content import Content
 from .errors import InputError, UsageError
 from .files import open_mapped
 from .options import CAFFE_ONLY, ONNX_ONLY, Options, check_apply
-from .protobuf import BYTES, FIXED32, VARINT, WireError
+from .protobuf import WireError
 
 if TYPE_CHECKING:
     from .document import Document
@@ -98,58 +99,14 @@ ONNX_SUFFIX = ".onnx"
 
 # ------------------------------------------------------------------------------------------------------ kinds of files
 
-
-def _is_solver(c: Content) -> bool:
-    """A solver's text, which names its net; one that has layers is a net."""
-    of_solvers = rb"(base_lr|lr_policy|max_iter|solver_mode|solver_type|test_iter|snapshot_prefix)\s*:"
-    return c.says(of_solvers) and not c.says(rb"layers?\s*:?\s*\{")
-
-
-def _is_solverstate(c: Content) -> bool:
-    """SolverState: the iteration, the caffemodel's name, the history, the current step, which ONNX has a string for."""
-    return {(1, VARINT), (4, VARINT)} <= c.kinds <= {(1, VARINT), (2, BYTES), (3, BYTES), (4, VARINT)}
-
-
-def _is_mean(c: Content) -> bool:
-    """A BlobProto: four extents or a shape, and the numbers, where ONNX has an integer."""
-    return bool(c.kinds & {(5, BYTES), (5, FIXED32)}) and max(number for number, _ in c.kinds) < 10
-
-
-def _is_graph_def(c: Content) -> bool:
-    """Its first field is a node with name and operator, where a caffemodel has the net's name; of ONNX the version."""
-    node = c.inner(1) if (1, BYTES) in c.kinds else set()
-    return {(1, BYTES), (2, BYTES)} <= node <= {(number, BYTES) for number in range(1, 8)}
-
-
-def _is_saved_model(c: Content) -> bool:
-    """The schema's version, and graphs, each with an inner GraphDef; ONNX has the producer's name in their place."""
-    return c.kinds == {(1, VARINT), (2, BYTES)} and {(1, BYTES), (2, BYTES)} <= c.inner(2)
-
-
-def _is_core_ml(c: Content) -> bool:
-    """Its field 1 is a version as ONNX's is; the model stands in one of the fields from 200 on."""
-    return {(1, VARINT), (2, BYTES)} <= c.kinds and any(199 < n < 4000 and w == BYTES for n, w in c.kinds)
-
-
-def _is_safetensors(c: Content) -> bool:
-    """The length of a JSON text, and the text."""
-    return c.head[8:9] == b"{" and 2 <= int.from_bytes(c.head[:8], "little") <= len(c.data) - 8
-
-
-def _is_caffemodel(c: Content) -> bool:
-    """A name of the net or layers of either version; ONNX: its version, its graph."""
-    caffe = {(1, BYTES), (2, BYTES), (100, BYTES)}
-    return bool(c.kinds & caffe) and not c.kinds & {(1, VARINT), (7, BYTES)}
-
-
 _FETCH = "download the model's file itself: of a page on GitHub that is what its button `Raw` or `Download` gives"
 _UNPACK = "unpack it, and give the ONNX model or the Caffe net's files inside"
 _TORCH = "load it in PyTorch and write an ONNX model with torch.onnx.export"
 _KERAS = "load it in Keras and write an ONNX model with tf2onnx, or with model.export(..., format='onnx') of Keras 3"
 _TENSORFLOW = "convert it to an ONNX model: python -m tf2onnx.convert"
 _FROM_SOURCE = "give the ONNX or Caffe model that it was made from"
-_BLOB = "the weights of the net are in its .caffemodel"
-
+_DATA = "it holds no network; give the ONNX model, or the Caffe net's prototxt and caffemodel"
+_WEIGHTS = "the weights of the net are in its .caffemodel"
 FORMATS: tuple[Format, ...] = (
     # What stands for a file, or around it.
     Format("a pointer of Git LFS, not the file itself", lambda c: c.starts(b"version https://git-lfs"),
@@ -165,7 +122,7 @@ FORMATS: tuple[Format, ...] = (
     Format("a zstd-compressed file", lambda c: c.starts(b"\x28\xb5\x2f\xfd"), (".zst",), "unpack it first: unzstd"),
     Format("a 7z archive", lambda c: c.starts(b"7z\xbc\xaf\x27\x1c"), (".7z",), _UNPACK),
     Format("a RAR archive", lambda c: c.starts(b"Rar!\x1a\x07"), (".rar",), _UNPACK),
-    Format("a tar archive", lambda c: c.head[257:262] == b"ustar", (".tar",), _UNPACK),
+    Format("a tar archive", lambda c: c.head[257:265] in (b"ustar\x0000", b"ustar  \0"), (".tar",), _UNPACK),
     # zip archives
     Format("a TorchScript model of PyTorch", lambda c: b"/constants.pkl" in c.members, (".pt", ".ptl"),
            "load it with torch.jit.load, or take the model that it was made from, and use torch.onnx.export"),
@@ -173,8 +130,7 @@ FORMATS: tuple[Format, ...] = (
     Format("a program of PyTorch's torch.export", lambda c: b"/archive_format" in c.members, (".pt2",),
            "load it with torch.export.load and write an ONNX model with torch.onnx.export"),
     Format("a Keras model", lambda c: b"model.weights.h5" in c.members, (".keras",), _KERAS),
-    Format("an archive of NumPy arrays", lambda c: b".npy" in c.members, (".npz",),
-           "it holds no network; give the ONNX model, or the Caffe net's prototxt and caffemodel"),
+    Format("an archive of NumPy arrays", lambda c: b".npy" in c.members, (".npz",), _DATA),
     Format("a zip archive", lambda c: bool(c.members), (".zip",),
            f"{_UNPACK}; a PyTorch checkpoint is exported with torch.onnx.export"),
     # HDF5
@@ -182,7 +138,7 @@ FORMATS: tuple[Format, ...] = (
            lambda c: b"keras_version\0" in c.hdf5_names, (".h5", ".hdf5"), _KERAS),
     Format("a solverstate (HDF5), the state of Caffe's training",
            lambda c: b"learned_net\0" in c.hdf5_names and b"current_step\0" in c.hdf5_names,
-           (".solverstate.h5",), _BLOB),
+           (".solverstate.h5",), _WEIGHTS),
     Format("caffemodel", lambda c: bool(c.hdf5_names), (".caffemodel.h5",)),
     # other signatures
     Format("a PyTorch checkpoint (before PyTorch 1.6)", lambda c: c.starts(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."),
@@ -194,10 +150,13 @@ FORMATS: tuple[Format, ...] = (
            "convert it to an ONNX model: python -m tf2onnx.convert --tflite"),
     Format("a model in onnxruntime's own format (ORT)", lambda c: c.head[4:8] == b"ORTM", (".ort",), _FROM_SOURCE),
     Format("a TensorRT engine", lambda c: c.starts(b"ftrt", b"ptrt"), (".engine", ".plan", ".trt"), _FROM_SOURCE),
-    Format("a NumPy array", lambda c: c.starts(b"\x93NUMPY"), (".npy",),
-           "it holds no network; give the ONNX model, or the Caffe net's prototxt and caffemodel"),
-    Format("a file of weights without a network (safetensors)", _is_safetensors, (".safetensors",),
+    Format("a NumPy array", lambda c: c.starts(b"\x93NUMPY"), (".npy",), _DATA),
+    Format("a file of weights without a network (safetensors)", content.is_safetensors, (".safetensors",),
            "load them into their model and write an ONNX model, in PyTorch with torch.onnx.export"),
+    Format("a database (LMDB), such as the images that Caffe trains on", lambda c: c.head[16:20] == b"\xde\xc0\xef\xbe",
+           (".mdb",), _DATA),
+    Format("a picture", lambda c: c.starts(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"), (".png", ".jpg"),
+           "give the model itself: an ONNX model, or the Caffe net's prototxt and caffemodel"),
     Format("a language model (GGUF)", lambda c: c.starts(b"GGUF"), (".gguf",), _TORCH),
     Format("a file of MXNet's weights", lambda c: c.starts(b"\x12\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0"), (".params",),
            "convert the model in MXNet: mxnet.onnx.export_model"),
@@ -219,17 +178,21 @@ FORMATS: tuple[Format, ...] = (
            (".textproto",), "save it as a binary file: onnx.save(onnx.load(FILE, format='textproto'), 'model.onnx')"),
     Format("a TensorFlow graph as text", lambda c: c.begins(rb"node\s*\{") and c.says(rb"op\s*:"), (".pbtxt",),
            _TENSORFLOW),
-    Format("a solver, which tells how a net is trained", _is_solver, ("solver.prototxt",),
+    Format("a solver, which tells how a net is trained", content.is_solver, (".prototxt",),
            "give the prototxt of the net itself: deploy.prototxt, or the train_val.prototxt that `net` names"),
     Format("prototxt", lambda c: c.is_text, (".prototxt",)),
     # protobuf
-    Format("a solverstate, the state of Caffe's training", _is_solverstate, (".solverstate",), _BLOB),
+    Format("a solverstate, the state of Caffe's training", content.is_solverstate, (".solverstate",), _WEIGHTS),
     Format("a mean file (BlobProto), the mean image that is taken off a net's input",
-           _is_mean, (".binaryproto",), _BLOB),
-    Format("a TensorFlow graph (GraphDef)", _is_graph_def, (".pb",), f"{_TENSORFLOW} --graphdef"),
-    Format("a TensorFlow SavedModel", _is_saved_model, (".pb",), f"{_TENSORFLOW} --saved-model with its folder"),
-    Format("a Core ML model", _is_core_ml, (".mlmodel",), _FROM_SOURCE),
-    Format("caffemodel", _is_caffemodel, (".caffemodel",)),
+           content.is_mean, (".binaryproto",), _WEIGHTS),
+    Format("a TensorFlow graph (GraphDef)", content.is_graph_def, (".pb",), f"{_TENSORFLOW} --graphdef"),
+    Format("a TensorFlow SavedModel", content.is_saved_model, (".pb",), f"{_TENSORFLOW} --saved-model with its folder"),
+    Format("a TensorFlow graph with its training (.meta)", content.is_meta_graph, (".meta",),
+           f"{_TENSORFLOW} --checkpoint"),
+    Format("a Caffe2 network", content.is_caffe2, (".pb",),
+           "convert it to an ONNX model with caffe2.python.onnx.frontend"),
+    Format("a Core ML model", content.is_core_ml, (".mlmodel",), _FROM_SOURCE),
+    Format("caffemodel", content.is_caffemodel, (".caffemodel",)),
     Format("onnx", lambda c: bool(c.fields), (ONNX_SUFFIX,)),
 )  # fmt: skip
 """From the top down: the first that recognises a file is what it is. The last takes any protobuf message."""
@@ -273,9 +236,9 @@ def _model(paths: Sequence[Path]) -> tuple[Model, list[Path]]:
 def recognised(path: Path) -> Format:
     """The format of a file, one that is a part of a model. Raises InputError with the hint of any other."""
     with open_mapped(path) as data:
-        content = Content(data)
+        held = Content(data)
         try:
-            found = next(row for row in FORMATS if row.recognises(content))
+            found = next(row for row in FORMATS if row.recognises(held))
         except WireError as error:
             hint = f"it is neither text nor a whole ONNX or Caffe model; {WHOLE}"
             raise InputError(f"cannot be read: {error}", where=str(path), hint=hint) from None

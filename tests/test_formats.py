@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_imports import loaded_by
 
 import bnfold
 from bnfold import protobuf
@@ -121,6 +122,8 @@ SAMPLES: dict[str, list[bytes]] = {
     "a TensorRT engine": [b"ftrt" + bytes(20), b"ptrt" + bytes(20)],
     "a NumPy array": [npy()],
     "a file of weights without a network (safetensors)": [safetensors()],
+    "a database (LMDB), such as the images that Caffe trains on": [bytes(16) + b"\xde\xc0\xef\xbe" + bytes(20)],
+    "a picture": [b"\x89PNG\r\n\x1a\n" + bytes(20), b"\xff\xd8\xff\xe0" + bytes(20)],
     "a language model (GGUF)": [b"GGUF\3\0\0\0" + bytes(16)],
     "a file of MXNet's weights": [b"\x12\1" + bytes(14) + b"\1" + bytes(7)],
     "a file of Darknet's weights": [b"\0\0\0\0\2\0\0\0\5\0\0\0" + bytes(range(64))],
@@ -150,6 +153,7 @@ SAMPLES: dict[str, list[bytes]] = {
             protobuf.integer(4, 0),
         ),
         message(protobuf.integer(1, 100), protobuf.integer(4, 0)),
+        message(protobuf.integer(1, 100), string(2, "x_iter_100.caffemodel"), protobuf.delimited(3, b"")),
     ],
     "a mean file (BlobProto), the mean image that is taken off a net's input": [
         message(*(protobuf.integer(n, 1) for n in (1, 2, 3, 4)), protobuf.delimited(5, bytes(4))),
@@ -157,13 +161,27 @@ SAMPLES: dict[str, list[bytes]] = {
         message(protobuf.delimited(7, b"\x0a\x01\x01"), protobuf.delimited(5, bytes(4))),
     ],
     "a TensorFlow graph (GraphDef)": [GRAPH_DEF],
-    "a TensorFlow SavedModel": [message(protobuf.integer(1, 1), protobuf.delimited(2, META_GRAPH))],
+    "a TensorFlow SavedModel": [
+        message(protobuf.integer(1, 1), protobuf.delimited(2, META_GRAPH)),
+        message(protobuf.integer(1, 1), protobuf.delimited(2, protobuf.delimited(2, GRAPH_DEF))),
+    ],
+    "a TensorFlow graph with its training (.meta)": [META_GRAPH],
+    "a Caffe2 network": [
+        message(
+            string(1, "net"), protobuf.delimited(2, message(string(1, "x"), string(2, "y"), string(4, "Relu"))),
+            string(7, "x"), string(8, "y"),
+        ),
+    ],
     "a Core ML model": [
         message(protobuf.integer(1, 4), protobuf.delimited(2, string(1, "x")), protobuf.delimited(500, b"")),
     ],
     "caffemodel": [
         message(string(1, "net"), protobuf.delimited(100, string(1, "conv1"))),
         protobuf.delimited(2, string(4, "conv1")),
+        message(
+            string(1, "net"), protobuf.delimited(8, b"\x0a\x01\x01"),
+            protobuf.delimited(2, message(string(2, "x"), string(3, "y"), string(4, "conv1"), protobuf.integer(5, 4))),
+        ),
         hdf5(lambda file: file.create_dataset("data/conv1/0", data=np.ones((2, 1, 3, 3), np.float32))),
     ],
     "onnx": [message(protobuf.integer(1, 8), string(2, "pytorch"), protobuf.delimited(7, string(2, "g")))],
@@ -217,6 +235,14 @@ def test_the_sentence_holds_wherever_the_file_stands(
             call()
         assert (told.value.where, bool(told.value.hint)) == (str(path), True)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_recognising_is_light(tmp_path: Path) -> None:
+    for number, (_, data) in enumerate(CASES):
+        (tmp_path / str(number)).write_bytes(data or b" ")
+    ask = "try: recognised(path)\n  except InputError: pass"
+    imports = "from pathlib import Path; from bnfold.formats import recognised; from bnfold import InputError"
+    assert loaded_by(f"{imports}\nfor path in Path({str(tmp_path)!r}).iterdir():\n  {ask}") == set()
 
 
 def test_what_nobody_knows_is_told_without_guessing(tmp_path: Path) -> None:
