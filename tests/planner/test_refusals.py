@@ -9,7 +9,8 @@ import pytest
 
 from bnfold.ir.graph import Value
 from bnfold.ir.shapes.table import infer
-from bnfold.planner.records import Plan, Refusal, Style
+from bnfold.planner.affine import Float64
+from bnfold.planner.records import Decision, Plan, Refusal, Style
 
 from .directed import DIRECTED, waves
 from .judge import judge
@@ -60,6 +61,19 @@ def test_a_scale_without_a_batch_norm_and_a_shift_without_a_scale_fold() -> None
         net.output(build(net, net.op("Conv", net.input(1, 2, 3, 3), waves(2, 2, 1, 1))))
         judge(net)
         assert only(net).way == "up"
+
+
+@pytest.mark.parametrize("indices", [[1, 1, 0], [0, 1, -1]], ids=["twice", "from either end"])
+def test_a_channel_that_is_gathered_twice_has_to_agree_with_itself(indices: list[int]) -> None:
+    def gathered(scale: Float64) -> Decision:
+        net = Net()
+        x = net.op("Gather", net.op("Conv", net.input(1, 2, 3, 3), waves(2, 2, 1, 1)), np.array(indices), axis=1)
+        net.output(net.bn(x, scale, ramp(3)[np.abs(indices)]))
+        judge(net)
+        return only(net)
+
+    assert "readers" in [reason.code for reason in gathered(ramp(3)).reasons]
+    assert gathered(ramp(3)[np.abs(indices)]).way == "up"
 
 
 def test_weights_that_are_computed_or_overridable_say_so() -> None:

@@ -38,3 +38,8 @@ def test_known_ends_go_over_whatever_stands_between(
 def test_an_unknown_extent_beside_the_channels_may_take_a_part_of_them(old: Shape, new: Shape) -> None:
     with pytest.raises(Refused, match="not known"):
         regroup(np.arange(6.0).reshape([1, 6, 1][: len(old)]), old, new, NODE)
+
+
+def test_extents_of_different_products_do_not_correspond() -> None:
+    with pytest.raises(Refused, match="reshapes"):
+        regroup(np.arange(4.0).reshape(4, 1), (4, 2), (2, 2), NODE)
