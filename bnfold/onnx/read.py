@@ -67,14 +67,7 @@ def read_type(data: Data, at: Field) -> tuple[DType | None, Shape | None]:
 
     Raises WireError where the bytes are no such message.
     """
-    reader = _Reader(data)
-    found = dict(reader.values(at, {TypeProto.TENSOR_TYPE: "later"}))
-    if not found:
-        return None, None
-    tensor = {TypeProto.Tensor.ELEM_TYPE: "integer", TypeProto.Tensor.SHAPE: "shape"}
-    found = dict(reader.values(found[TypeProto.TENSOR_TYPE], tensor))
-    dtype = element_type(found.get(TypeProto.Tensor.ELEM_TYPE, 0))
-    return (None if dtype == OPAQUE else dtype), found.get(TypeProto.Tensor.SHAPE)
+    return _Reader(data).type(at)
 
 
 class _Reader:
@@ -172,6 +165,15 @@ class _Reader:
         """The tensors that a TensorAnnotation names: the annotated one, and the values of its map of parameters."""
         readers = {TensorAnnotation.TENSOR_NAME: "text", TensorAnnotation.QUANT_PARAMETER_TENSOR_NAMES: "pair"}
         return [found if isinstance(found, str) else found[1] for _, found in self.values(at, readers)]
+
+    def type(self, at: Field) -> tuple[DType | None, Shape | None]:
+        kinds = [kind for _, kind in self.values(at, {TypeProto.TENSOR_TYPE: "tensor_type"})]
+        return kinds[-1] if kinds else (None, None)
+
+    def tensor_type(self, at: Field) -> tuple[DType | None, Shape | None]:
+        found = dict(self.values(at, {TypeProto.Tensor.ELEM_TYPE: "integer", TypeProto.Tensor.SHAPE: "shape"}))
+        dtype = element_type(found.get(TypeProto.Tensor.ELEM_TYPE, 0))
+        return (None if dtype == OPAQUE else dtype), found.get(TypeProto.Tensor.SHAPE)
 
     def shape(self, at: Field) -> Shape:
         return tuple(extent for _, extent in self.values(at, {TensorShapeProto.DIM: "extent"}))

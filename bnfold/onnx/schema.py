@@ -31,11 +31,11 @@ class TensorAnnotation:
 
 
 class FunctionProto:
-    NAME, INPUT, OUTPUT, NODE, OPSET_IMPORT, DOMAIN, VALUE_INFO, OVERLOAD = 1, 4, 5, 7, 9, 10, 12, 13
+    NAME, INPUT, OUTPUT, NODE, OPSET_IMPORT, DOMAIN, VALUE_INFO = 1, 4, 5, 7, 9, 10, 12
 
 
 class NodeProto:
-    INPUT, OUTPUT, NAME, OP_TYPE, ATTRIBUTE, DOMAIN, OVERLOAD = 1, 2, 3, 4, 5, 7, 8
+    INPUT, OUTPUT, NAME, OP_TYPE, ATTRIBUTE, DOMAIN = 1, 2, 3, 4, 5, 7
 
 
 class AttributeProto:

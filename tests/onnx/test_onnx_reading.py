@@ -135,6 +135,29 @@ def test_models_that_contradict_themselves_are_refused(told: str) -> None:
         OnnxDocument.from_bytes(broken()[told].SerializeToString())
 
 
+def test_an_extent_that_has_a_denotation_is_known() -> None:
+    proto = conv_bn()
+    for number, dim in enumerate(proto.graph.input[0].type.tensor_type.shape.dim):
+        dim.denotation = f"AXIS_{number}"
+    expected = OnnxDocument.from_bytes(conv_bn().SerializeToString()).graphs()[0].inputs[0].shape
+    assert expected is not None
+    assert None not in expected
+    assert OnnxDocument.from_bytes(proto.SerializeToString()).graphs()[0].inputs[0].shape == expected
+
+
+def test_an_attribute_of_a_type_that_is_not_known_yet_is_left_alone() -> None:
+    attribute = protobuf.string(1, "later") + protobuf.integer(99, 1) + protobuf.integer(20, 77)
+    nodes = protobuf.delimited(1, protobuf.string(4, "Custom") + protobuf.delimited(5, attribute))
+    data = protobuf.integer(1, 8) + protobuf.delimited(7, nodes) + protobuf.delimited(8, protobuf.integer(2, 17))
+    assert unchanged(data) == data
+
+
+def test_a_second_graph_is_refused() -> None:
+    data = conv_bn().SerializeToString()
+    with pytest.raises(InputError, match="a second graph begins at byte"):
+        OnnxDocument.from_bytes(data + protobuf.delimited(7, b""))
+
+
 def test_graphs_nested_without_end_are_refused() -> None:
     graph = b""
     for _ in range(5000):
