@@ -253,7 +253,7 @@ class _Reader:
 
 _A = AttributeProto
 _REPEATED = {_A.FLOATS, _A.INTS, _A.STRINGS, _A.TENSORS, _A.SPARSE_TENSORS, _A.TYPE_PROTOS}
-_DEFAULTS = {AttributeProto.F: 0.0, AttributeProto.I: 0, AttributeProto.S: ""}
+_DEFAULTS = {_A.F: 0.0, _A.I: 0, _A.S: ""}
 """Writers of proto3 leave out a value that is 0 or empty."""
 
 
