@@ -157,7 +157,7 @@ class StoredNode(Stored):
     name: str = one(NodeProto.NAME, "text", "")
     op: str = one(NodeProto.OP_TYPE, "text", "")
     domain: str = one(NodeProto.DOMAIN, "domain", "")
-    parts: list[Field] = each(NodeProto.ATTRIBUTE, "later")
+    parts: list[Field] = each(NodeProto.ATTRIBUTE, "as_it_lies")
     attributes: Mapping[str, Any] = field(default_factory=dict)
     graphs: list[StoredGraph] = field(default_factory=list)
 
