@@ -35,7 +35,7 @@ def open_mapped(path: Path) -> memoryview:
     except IsADirectoryError:
         raise InputError("this is a folder; a file is needed", where=str(path)) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise InputError(f"cannot be read: {_reason(error)}", where=str(path)) from None
+        raise InputError(f"cannot be read: {_system_words(error)}", where=str(path)) from None
 
 
 # ------------------------------------------------------------------------------------------------- which may be written
@@ -206,8 +206,8 @@ def _output_errors(path: Path) -> Iterator[None]:
             errno.EROFS: "the file system is read-only; write elsewhere with -o",
         }
         hint = hints.get(error.errno or 0, "")
-        raise OutputError(f"cannot be written: {_reason(error)}", where=str(path), hint=hint) from error
+        raise OutputError(f"cannot be written: {_system_words(error)}", where=str(path), hint=hint) from error
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _system_words(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

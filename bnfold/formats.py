@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from . import content
 from .content import Content
@@ -19,8 +19,10 @@ from .protobuf import WireError
 if TYPE_CHECKING:
     from .document import Document
     from .planner.records import Notice, Opaque
+    from .protobuf import Rope
 
 WHOLE = "was it copied or downloaded whole?"
+Exported: TypeAlias = "tuple[Rope, tuple[Sequence[Opaque], Sequence[Notice]]]"
 
 
 class Format(NamedTuple):
@@ -38,14 +40,14 @@ class Format(NamedTuple):
 class Model(NamedTuple):
     """A kind of models. `parts`: the names of its files' formats, in the order in which `open` takes them.
 
-    `options`: those of other models, which mean nothing for this one, and why. `export` writes it as ONNX to a file.
+    `options`: those of other models, which mean nothing for this one, and why. `export` makes an ONNX model of it.
     """
 
     parts: tuple[str, ...]
     what: str
     options: tuple[Mapping[str, str], str]
     open: Callable[[Sequence[Path], Options], Document]
-    export: Callable[..., tuple[Sequence[Opaque], Sequence[Notice]]]
+    export: Callable[..., Exported]
 
 
 # ----------------------------------------------------------------------------------------------------- kinds of models
@@ -69,13 +71,10 @@ def _open_caffe(paths: Sequence[Path], options: Options) -> Document:
     )
 
 
-def _export_caffe(
-    paths: Sequence[Path], out: Path, options: Options, **how: Any
-) -> tuple[Sequence[Opaque], Sequence[Notice]]:
-    from .caffe.export import write_onnx
+def _export_caffe(paths: Sequence[Path], options: Options, **how: Any) -> Exported:
+    from .caffe.export import onnx_model
 
-    prototxt, caffemodel = paths
-    return write_onnx(prototxt, caffemodel, out, **(_caffe_reading(options) | how))
+    return onnx_model(*paths, **(_caffe_reading(options) | how))
 
 
 def _caffe_reading(options: Options) -> dict[str, Any]:
@@ -209,20 +208,18 @@ def open_document(paths: Sequence[Path], options: Options) -> Document:
     return model.open(ordered, options)
 
 
-def export_to(
-    out: Path, paths: Sequence[Path], options: Options, **how: Any
-) -> tuple[Sequence[Opaque], Sequence[Notice]]:
-    """Write the model in these files, in any order, to `out` as ONNX; returns what is to be known of that.
+def export_model(paths: Sequence[Path], options: Options, **how: Any) -> Exported:
+    """The model in these files, in any order, as an ONNX model to write, and what is to be known of that.
 
-    `how`: opset and so on, what the export of its kind takes. Raises InputError, UsageError, OSError.
+    `how`: opset and so on, what the export of its kind takes. Raises InputError, UsageError.
     """
     model, ordered = _model(paths)
-    return model.export(ordered, out, options, **how)
+    return model.export(ordered, options, **how)
 
 
 def _model(paths: Sequence[Path]) -> tuple[Model, list[Path]]:
     """The kind of the model in `paths`, and these in its order. Raises InputError for what is no part of a model."""
-    names = [recognised(path).name for path in paths]
+    names = [_recognised(path).name for path in paths]
     for model in MODELS:
         if sorted(model.parts) == sorted(names):
             return model, [paths[names.index(part)] for part in model.parts]
@@ -233,7 +230,7 @@ def _model(paths: Sequence[Path]) -> tuple[Model, list[Path]]:
     raise UsageError(f"{what}: {told}", hint=hint)
 
 
-def recognised(path: Path) -> Format:
+def _recognised(path: Path) -> Format:
     """The format of a file, one that is a part of a model. Raises InputError with the hint of any other."""
     with open_mapped(path) as data:
         held = Content(data)

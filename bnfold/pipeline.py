@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from .errors import InputError, PostconditionError, StrictError, UsageError, VerificationError
 from .files import Staging, check_apart, check_reports, in_one_folder, result_path
-from .formats import ONNX_SUFFIX, export_to, open_document
+from .formats import ONNX_SUFFIX, export_model, open_document
 from .options import DEFAULTS, Options
 
 if TYPE_CHECKING:
@@ -144,22 +144,22 @@ def fold(
         if verifier is not None:
             result = _verified(document, folded, result, plans, verifier)
         for path in beside:
-            export_to(staging.path(path), models, options)
+            staging.write(path, export_model(models, options)[0])
         sizes = {path: staging.path(path).stat().st_size for path in staging.targets}
         staging.commit()
     return replace(result, files=sizes, written=sum(sizes[path] for path in contents))
 
 
 def export(prototxt: PathLike, caffemodel: PathLike, out: PathLike, options: Options = DEFAULTS, **how: Any) -> Result:
-    """Write a Caffe net as ONNX. `how`: what `bnfold.caffe.export.write_onnx` takes (opset, ir_version, ...).
+    """Write a Caffe net as ONNX. `how`: what `bnfold.caffe.export.onnx_model` takes (opset, ir_version, ...).
 
     Raises InputError, OutputError, UsageError.
     """
     sources, target = _paths([prototxt, caffemodel]), result_path(Path(out))
     check_apart([target], sources)
     with _no_collector(), Staging(target.parent) as staging:
-        opaque, notices = export_to(staging.path(target), sources, options, **how)
-        size = staging.path(target).stat().st_size
+        rope, (opaque, notices) = export_model(sources, options, **how)
+        size = staging.write(target, rope).stat().st_size
         staging.commit()
     return Result(sources, (), {}, files={target: size}, opaque=tuple(opaque), notices=tuple(notices))
 

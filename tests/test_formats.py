@@ -22,7 +22,7 @@ from test_imports import loaded_by
 import bnfold
 from bnfold import protobuf
 from bnfold.content import Content
-from bnfold.formats import FORMATS, MODELS, Format, open_document, recognised
+from bnfold.formats import FORMATS, MODELS, Format, _recognised, open_document
 from bnfold.options import Options
 
 h5py = pytest.importorskip("h5py")
@@ -248,12 +248,12 @@ def test_recognising_is_light(tmp_path: Path) -> None:
 def test_what_nobody_knows_is_told_without_guessing(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes(range(256)))
     with pytest.raises(bnfold.InputError, match="cannot be read") as told:
-        recognised(tmp_path / "x")
+        _recognised(tmp_path / "x")
     assert "whole ONNX or Caffe model" in told.value.hint
 
 
 def test_parts_of_models(samples: Path) -> None:
-    found = {path.suffix: recognised(path).name for path in sorted(samples.iterdir()) if path.suffix != ".py"}
+    found = {path.suffix: _recognised(path).name for path in sorted(samples.iterdir()) if path.suffix != ".py"}
     assert found == {".prototxt": "prototxt", ".caffemodel": "caffemodel", ".onnx": "onnx"}
 
 
@@ -265,11 +265,11 @@ def test_what_is_not_one_model(samples: Path, names: list[str]) -> None:
         open_document([samples / name for name in names], Options())
 
 
-def test_an_onnx_model_is_not_exported(samples: Path, tmp_path: Path) -> None:
-    from bnfold.formats import export_to
+def test_an_onnx_model_is_not_exported(samples: Path) -> None:
+    from bnfold.formats import export_model
 
     with pytest.raises(bnfold.UsageError, match="is an ONNX model already"):
-        export_to(tmp_path / "x.onnx", [samples / "keras.onnx"], Options())
+        export_model([samples / "keras.onnx"], Options())
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class Pair:
 
     def __init__(self, files: Files) -> None:
         stream = io.BytesIO()
-        onnx_model(*files).write(stream)
+        onnx_model(*files)[0].write(stream)
         self.caffe, self.onnx = CaffeDocument.open(*files), OnnxDocument.from_bytes(stream.getvalue())
         values = list(self.caffe.lowered.graph.inputs)
         values += [value for node in self.caffe.lowered.graph.nodes for value in node.outputs]

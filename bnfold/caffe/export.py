@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from .. import __version__
 from ..errors import InputError, UsageError
@@ -26,23 +25,7 @@ _KNOWN = range(4, 15)
 """Before IR version 4 initializers have to be inputs, too; 14 is the newest that was tried."""
 
 
-def write_onnx(prototxt: Path, caffemodel: Path | None, out: Path, **how: Any) -> Told:
-    """Write a Caffe net to `out` as an ONNX model, and tell what is to be known of it. `how`: what `onnx_model` takes.
-
-    Raises InputError, and OSError when `out` cannot be written.
-    """
-    rope, told = _made(prototxt, caffemodel, **how)
-    with out.open("wb") as stream:
-        rope.write(stream)
-    return told
-
-
-def onnx_model(prototxt: Path, caffemodel: Path | None, **how: Any) -> Rope:
-    """The ONNX model of a Caffe net; its tensors are read when the Rope is written. `how`: what `_made` takes."""
-    return _made(prototxt, caffemodel, **how)[0]
-
-
-def _made(
+def onnx_model(
     prototxt: Path,
     caffemodel: Path | None,
     *,
@@ -55,7 +38,7 @@ def _made(
     level: int = 0,
     bn_blobs: str | None = None,
 ) -> tuple[Rope, Told]:
-    """The ONNX model of a Caffe net, and what is to be known of it.
+    """The ONNX model of a Caffe net, whose tensors are read when it is written, and what is to be known of it.
 
     `inputs` gives or replaces the shape of inputs by blob name. With `dynamic_batch` the first extent of all inputs is
     left open. `bn_blobs` says how to read BatchNorm blobs whose order the file leaves open.

@@ -103,7 +103,7 @@ def _batch_norm(carrier: Node, affine: Affine, place: Place) -> Written:
     arrays += [np.zeros(count), np.ones(count)]
     types = [gamma.dtype] * 2 + [mean.dtype] * 2
     names = [
-        place.constant(value, value.name, _content(array, dtype))
+        place.constant(value, value.name, _constant_content(array, dtype))
         for value, array, dtype in zip(held, arrays, types, strict=True)
     ]
     wires = Wires([place.source, *names], [place.target], {"epsilon", "spatial"})
@@ -131,10 +131,10 @@ def _operand(array: Float64, dtype: DType, old: bool) -> Content:
     shape = array.shape[axes[0] :] if axes else ()
     if old and axes:
         shape = array.shape[axes[0] : axes[-1] + 1]
-    return _content(array.reshape(shape), dtype)
+    return _constant_content(array.reshape(shape), dtype)
 
 
-def _content(array: Float64, dtype: DType) -> Content:
+def _constant_content(array: Float64, dtype: DType) -> Content:
     return Content(array.shape, dtype, lambda: array)
 
 

@@ -1,7 +1,7 @@
 """ONNX's messages as records of where they lie in the file, so that a writer can copy what did not change.
 
-Each attribute of a record names the fields that it is read from, and how they are read: `one` of a field's values, of
-which the last holds, or `each` of them. Weights stay spans of the file.
+Each attribute of a record names the fields that it is read from, and how they are read: `_last` of a field's values, of
+which the last holds, or `_every` of them. Weights stay spans of the file.
 """
 
 # ruff: noqa: RUF009 - what is called for the attributes of a record makes fields of a dataclass
@@ -39,13 +39,13 @@ Reader = str | type[Any]
 """How a field is read: a method of the reader, or the class of the record that the message in it becomes."""
 
 
-def one(number: int, reader: Reader, default: _Value) -> _Value:
+def _last(number: int, reader: Reader, default: _Value) -> _Value:
     """An attribute that holds the last value of field `number`."""
     made: _Value = field(default=default, metadata={"numbers": (number,), "reader": reader, "add": None})
     return made
 
 
-def each(number: int | Sequence[int], reader: Reader, add: Callable[[Any, Any], None] = list.append) -> Any:
+def _every(number: int | Sequence[int], reader: Reader, add: Callable[[Any, Any], None] = list.append) -> Any:
     """An attribute that holds the values of all fields of one or more numbers, each entered by `add`."""
     rows = {"numbers": (number,) if isinstance(number, int) else number, "reader": reader, "add": add}
     return field(default_factory=dict if add is dict.update else list, metadata=rows)
@@ -72,12 +72,12 @@ PAYLOAD = {
 class StoredTensor(Stored):
     """A TensorProto. `payload` are its data fields; if the data is `outside` of the model, `entries` say where."""
 
-    name: str = one(TensorProto.NAME, "text", "")
-    extents: list[int] = each(TensorProto.DIMS, "integers", list.extend)
-    type: int = one(TensorProto.DATA_TYPE, "integer", 0)
-    payload: list[Field] = each(tuple(PAYLOAD), "payload")
-    entries: dict[str, str] = each(TensorProto.EXTERNAL_DATA, "entry", dict.update)
-    outside: int = one(TensorProto.DATA_LOCATION, "integer", 0)
+    name: str = _last(TensorProto.NAME, "text", "")
+    extents: list[int] = _every(TensorProto.DIMS, "integers", list.extend)
+    type: int = _last(TensorProto.DATA_TYPE, "integer", 0)
+    payload: list[Field] = _every(tuple(PAYLOAD), "payload")
+    entries: dict[str, str] = _every(TensorProto.EXTERNAL_DATA, "entry", dict.update)
+    outside: int = _last(TensorProto.DATA_LOCATION, "integer", 0)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -97,9 +97,9 @@ ABSENT = StoredTensor(0, 0, 0)
 class StoredSparse(Stored):
     """A SparseTensorProto: the values that are not zero, where they are, and the dense extents."""
 
-    values: StoredTensor = one(SparseTensorProto.VALUES, StoredTensor, ABSENT)
-    indices: StoredTensor = one(SparseTensorProto.INDICES, StoredTensor, ABSENT)
-    extents: list[int] = each(SparseTensorProto.DIMS, "integers", list.extend)
+    values: StoredTensor = _last(SparseTensorProto.VALUES, StoredTensor, ABSENT)
+    indices: StoredTensor = _last(SparseTensorProto.INDICES, StoredTensor, ABSENT)
+    extents: list[int] = _every(SparseTensorProto.DIMS, "integers", list.extend)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -116,8 +116,8 @@ class StoredSparse(Stored):
 class StoredValue(Stored):
     """A ValueInfoProto; the field with its TypeProto is read only when it is asked for."""
 
-    name: str = one(ValueInfoProto.NAME, "text", "")
-    type: Field | None = one(ValueInfoProto.TYPE, "later", None)
+    name: str = _last(ValueInfoProto.NAME, "text", "")
+    type: Field | None = _last(ValueInfoProto.TYPE, "later", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,10 @@ class Unread:
 class StoredAttribute(Stored):
     """An AttributeProto with its values as they lie."""
 
-    name: str = one(AttributeProto.NAME, "text", "")
-    type: int = one(AttributeProto.TYPE, "integer", 0)
-    reference: str = one(AttributeProto.REF_ATTR_NAME, "text", "")
-    values: list[Field] = each(tuple(FIELD_OF_TYPE.values()), "as_it_lies")
+    name: str = _last(AttributeProto.NAME, "text", "")
+    type: int = _last(AttributeProto.TYPE, "integer", 0)
+    reference: str = _last(AttributeProto.REF_ATTR_NAME, "text", "")
+    values: list[Field] = _every(tuple(FIELD_OF_TYPE.values()), "as_it_lies")
 
 
 @dataclass(slots=True, eq=False)
@@ -152,12 +152,12 @@ class StoredNode(Stored):
     of these, Reference and Unread.
     """
 
-    inputs: list[str] = each(NodeProto.INPUT, "text")
-    outputs: list[str] = each(NodeProto.OUTPUT, "text")
-    name: str = one(NodeProto.NAME, "text", "")
-    op: str = one(NodeProto.OP_TYPE, "text", "")
-    domain: str = one(NodeProto.DOMAIN, "domain", "")
-    parts: list[Field] = each(NodeProto.ATTRIBUTE, "as_it_lies")
+    inputs: list[str] = _every(NodeProto.INPUT, "text")
+    outputs: list[str] = _every(NodeProto.OUTPUT, "text")
+    name: str = _last(NodeProto.NAME, "text", "")
+    op: str = _last(NodeProto.OP_TYPE, "text", "")
+    domain: str = _last(NodeProto.DOMAIN, "domain", "")
+    parts: list[Field] = _every(NodeProto.ATTRIBUTE, "as_it_lies")
     attributes: Mapping[str, Any] = field(default_factory=dict)
     graphs: list[StoredGraph] = field(default_factory=list)
 
@@ -169,14 +169,14 @@ class StoredGraph(Stored):
     function: ClassVar[bool] = False
     node_field: ClassVar[int] = GraphProto.NODE
 
-    name: str = one(GraphProto.NAME, "text", "")
-    nodes: list[StoredNode] = each(GraphProto.NODE, "node")
-    infos: list[StoredValue] = each(GraphProto.VALUE_INFO, StoredValue)
-    initializers: list[StoredTensor] = each(GraphProto.INITIALIZER, StoredTensor)
-    sparse: list[StoredSparse] = each(GraphProto.SPARSE_INITIALIZER, "sparse")
-    inputs: list[StoredValue] = each(GraphProto.INPUT, StoredValue)
-    outputs: list[StoredValue] = each(GraphProto.OUTPUT, StoredValue)
-    mentioned: list[str] = each(GraphProto.QUANTIZATION_ANNOTATION, "annotation", list.extend)
+    name: str = _last(GraphProto.NAME, "text", "")
+    nodes: list[StoredNode] = _every(GraphProto.NODE, "node")
+    infos: list[StoredValue] = _every(GraphProto.VALUE_INFO, StoredValue)
+    initializers: list[StoredTensor] = _every(GraphProto.INITIALIZER, StoredTensor)
+    sparse: list[StoredSparse] = _every(GraphProto.SPARSE_INITIALIZER, "sparse")
+    inputs: list[StoredValue] = _every(GraphProto.INPUT, StoredValue)
+    outputs: list[StoredValue] = _every(GraphProto.OUTPUT, StoredValue)
+    mentioned: list[str] = _every(GraphProto.QUANTIZATION_ANNOTATION, "annotation", list.extend)
     names: Sequence[str] = ()
     results: Sequence[str] = ()
 
@@ -188,24 +188,24 @@ class StoredFunction(StoredGraph):
     function: ClassVar[bool] = True
     node_field: ClassVar[int] = FunctionProto.NODE
 
-    name: str = one(FunctionProto.NAME, "text", "")
-    nodes: list[StoredNode] = each(FunctionProto.NODE, "node")
-    infos: list[StoredValue] = each(FunctionProto.VALUE_INFO, StoredValue)
-    names: list[str] = each(FunctionProto.INPUT, "text")
-    results: list[str] = each(FunctionProto.OUTPUT, "text")
-    opsets: dict[str, int] = each(FunctionProto.OPSET_IMPORT, "opset", dict.update)
-    domain: str = one(FunctionProto.DOMAIN, "text", "")
+    name: str = _last(FunctionProto.NAME, "text", "")
+    nodes: list[StoredNode] = _every(FunctionProto.NODE, "node")
+    infos: list[StoredValue] = _every(FunctionProto.VALUE_INFO, StoredValue)
+    names: list[str] = _every(FunctionProto.INPUT, "text")
+    results: list[str] = _every(FunctionProto.OUTPUT, "text")
+    opsets: dict[str, int] = _every(FunctionProto.OPSET_IMPORT, "opset", dict.update)
+    domain: str = _last(FunctionProto.DOMAIN, "text", "")
 
 
 @dataclass(slots=True, eq=False)
 class StoredModel(Stored):
     """A ModelProto. `trained` are the names that its training information reads or sets."""
 
-    graphs: list[StoredGraph] = each(ModelProto.GRAPH, "main_graph")
-    functions: list[StoredFunction] = each(ModelProto.FUNCTIONS, StoredFunction)
-    ir_version: int = one(ModelProto.IR_VERSION, "integer", 0)
-    opsets: dict[str, int] = each(ModelProto.OPSET_IMPORT, "opset", dict.update)
-    trained: list[str] = each(ModelProto.TRAINING_INFO, "training", list.extend)
+    graphs: list[StoredGraph] = _every(ModelProto.GRAPH, "main_graph")
+    functions: list[StoredFunction] = _every(ModelProto.FUNCTIONS, StoredFunction)
+    ir_version: int = _last(ModelProto.IR_VERSION, "integer", 0)
+    opsets: dict[str, int] = _every(ModelProto.OPSET_IMPORT, "opset", dict.update)
+    trained: list[str] = _every(ModelProto.TRAINING_INFO, "training", list.extend)
     data: Data = Data(memoryview(b""), "")
 
     @property

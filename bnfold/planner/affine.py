@@ -110,7 +110,9 @@ def nearest(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         return odd.astype(dtype)
 
 
-def batch_norm(gamma: Float64, beta: Float64, mean: Float64, variance: Float64, eps: float) -> tuple[Float64, Float64]:
+def batch_norm_affine(
+    gamma: Float64, beta: Float64, mean: Float64, variance: Float64, eps: float
+) -> tuple[Float64, Float64]:
     """a and b of a BatchNorm at inference, channel by channel; the caller has seen to it that variance + eps > 0."""
     a = gamma / np.sqrt(variance + eps)
     return a, beta - a * mean

@@ -25,11 +25,11 @@ _Condition = Callable[[Node, Float64], None]
 """Raises Refused unless the operator lets this array of multipliers or shifts pass."""
 
 
-def unconditionally(node: Node, array: Float64) -> None:
+def _unconditionally(node: Node, array: Float64) -> None:
     """Commutes with any."""
 
 
-def positive(node: Node, array: Float64) -> None:
+def _positive(node: Node, array: Float64) -> None:
     """f(a·x) = a·f(x) for a >= 0: f keeps the order, or is linear on each side of 0."""
     bad = np.unique(np.argwhere(array < 0).max(axis=1, initial=0)) if (array < 0).any() else ()
     if len(bad):
@@ -97,7 +97,7 @@ def _only_values(node: Node, array: Float64) -> None:
 
 
 def _ordered_values(node: Node, array: Float64) -> None:
-    positive(node, array)
+    _positive(node, array)
     _only_values(node, array)
 
 
@@ -122,8 +122,8 @@ class Rule:
 
     up: Up
     down: Down
-    multiplier: _Condition = unconditionally
-    shift: _Condition = unconditionally
+    multiplier: _Condition = _unconditionally
+    shift: _Condition = _unconditionally
     fan_multiplier: str = "first"
     fan_shift: str = "first"
     pieces: bool = False
@@ -134,7 +134,7 @@ _RESIZED = mixing(transfer.resized_axes)
 _REPEATED = mixing(transfer.repeated_axes)
 _PADDED = mixing(transfer.padded_axes)
 _RESHAPE = Rule(moves.reshaped_up, moves.reshaped_down)
-_RECTIFIER = Rule(transfer.as_is, transfer.as_is, positive, _no_shift)
+_RECTIFIER = Rule(transfer.as_is, transfer.as_is, _positive, _no_shift)
 _MAXIMUM = Rule(*_SPATIAL, _ordered_values, _only_values)
 _INTERPOLATION = Rule(*_RESIZED, _interpolating, _interpolating)
 
@@ -163,15 +163,15 @@ COMMUTING: dict[str, Rule] = {
     "MaxPool": _MAXIMUM,
     "GlobalMaxPool": _MAXIMUM,
     # Σ w·(a·x + b) = a·Σ w·x + b·Σ w, where Σ w = 1: for b no zero of the padding is counted
-    "AveragePool": Rule(*_SPATIAL, unconditionally, _unpadded),
+    "AveragePool": Rule(*_SPATIAL, _unconditionally, _unpadded),
     "GlobalAveragePool": Rule(*_SPATIAL),
     "Resize": _INTERPOLATION,
     "Upsample": _INTERPOLATION,
     # mean(a·x + b) = a↓·mean(x) + b↓
     "ReduceMean": Rule(transfer.reduced_up, transfer.reduced_down),
     # max(a·x + b) = a↓·max(x) + b↓, a ≥ 0; so does min
-    "ReduceMax": Rule(transfer.reduced_up, transfer.reduced_down, positive),
-    "ReduceMin": Rule(transfer.reduced_up, transfer.reduced_down, positive),
+    "ReduceMax": Rule(transfer.reduced_up, transfer.reduced_down, _positive),
+    "ReduceMin": Rule(transfer.reduced_up, transfer.reduced_down, _positive),
     # Σ (a·x + b) = a↓·Σ x + n·b↓, of n elements
     "ReduceSum": Rule(transfer.summed_up, transfer.summed_down),
     # [0, a·x, 0] = a·[0, x, 0]; where the fill is of x itself, [x₁, x, xₙ] + b, too
@@ -189,11 +189,11 @@ COMMUTING: dict[str, Rule] = {
     # mean(a·x + b, a·y + b) = a·mean(x, y) + b
     "Mean": Rule(transfer.spread_up, transfer.spread_down, fan_multiplier="all", fan_shift="all"),
     # max(a·x + b, a·y + b) = a·max(x, y) + b, a ≥ 0; so does min
-    "Max": Rule(transfer.spread_up, transfer.spread_down, positive, fan_multiplier="all", fan_shift="all"),
-    "Min": Rule(transfer.spread_up, transfer.spread_down, positive, fan_multiplier="all", fan_shift="all"),
+    "Max": Rule(transfer.spread_up, transfer.spread_down, _positive, fan_multiplier="all", fan_shift="all"),
+    "Min": Rule(transfer.spread_up, transfer.spread_down, _positive, fan_multiplier="all", fan_shift="all"),
     # (a·x)·y = a·(x·y), (x + b)·c = x·c + b·c with a constant c, finite and not 0
-    "Mul": Rule(transfer.product_up, transfer.product_down, unconditionally, _by_constant, "one", "one"),
+    "Mul": Rule(transfer.product_up, transfer.product_down, _unconditionally, _by_constant, "one", "one"),
     # (a·x)/y = a·(x/y), (x + b)/c = x/c + b/c with a constant c, finite and not 0
-    "Div": Rule(transfer.quotient_up, transfer.product_down, unconditionally, _by_constant),
+    "Div": Rule(transfer.quotient_up, transfer.product_down, _unconditionally, _by_constant),
 }
 """Operator -> how it lets an affine pass. A new commuting operator is one row."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..ir.graph import Node, Tensor, Value
 from ..ir.shapes.windows import even, padded
-from .affine import Affine, Float64, Layout, batch_norm
+from .affine import Affine, Float64, Layout, batch_norm_affine
 from .quantised import dequantised, dequantiser
 from .records import Refusal
 from .refusal import Refused, consistent, numbers, refuse, shape_of
@@ -202,7 +202,7 @@ def _normalization(node: Node) -> Affine:
         channels = ", ".join(str(c) for c in np.argwhere(bad.reshape(-1))[:8, 0])
         what = f"variance + eps of {node.name!r} is not positive in channels {channels}"
         raise refuse("variance", what, node, "the channels are broken in the trained model")
-    return Affine(*batch_norm(gamma, beta, mean, variance, eps))
+    return Affine(*batch_norm_affine(gamma, beta, mean, variance, eps))
 
 
 def _parameter(node: Node, slot: int, trailing: tuple[int, ...]) -> Float64:

@@ -34,14 +34,14 @@ def transposed_down(node: Node, _: int, array: Float64, neutral: float) -> list[
 
 
 def reshaped_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
-    return [regroup(array, shape_of(node.outputs[0], node), shape_of(node.inputs[0], node), node)]
+    return [_regroup(array, shape_of(node.outputs[0], node), shape_of(node.inputs[0], node), node)]
 
 
 def reshaped_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
-    return [regroup(array, shape_of(node.inputs[0], node), shape_of(node.outputs[0], node), node)]
+    return [_regroup(array, shape_of(node.inputs[0], node), shape_of(node.outputs[0], node), node)]
 
 
-def regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
+def _regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
     """`array`, which broadcasts against `old`, as it broadcasts against `new` after a reshape in row-major order.
 
     Runs of axes with equal products correspond; where the array varies inside a run it is spelled out over the run,

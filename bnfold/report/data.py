@@ -27,12 +27,12 @@ def as_data(result: Result) -> Data:
         "schema": SCHEMA,
         "bnfold": __version__,
         "sources": [str(path) for path in result.sources],
-        "folds": [{"graph": g} | _fold(d) for g, plan in result.plans for d in plan.decisions if not d.untouched],
+        "folds": [{"graph": g} | _fold_data(d) for g, plan in result.plans for d in plan.decisions if not d.untouched],
         "opaque": [asdict(layer) for layer in result.opaque],
         "notices": [asdict(notice) for notice in result.notices],
         "kept": [{"graph": g} | _kept(d) for g, plan in result.plans for d in plan.decisions if d.untouched]
         + [
-            {"graph": g, "layers": [{"name": s.node, "type": s.type}], "reasons": [_reason(s.reason)]}
+            {"graph": g, "layers": [{"name": s.node, "type": s.type}], "reasons": [_reason_data(s.reason)]}
             for g, plan in result.plans
             for s in plan.stayed
         ],
@@ -44,7 +44,7 @@ def as_data(result: Result) -> Data:
     }
 
 
-def _fold(decision: Decision) -> Data:
+def _fold_data(decision: Decision) -> Data:
     leftover, into = decision.leftover, _layers(decision.into)
     left = [] if leftover is None else ["multiplier"] * leftover.scales + ["shift"] * leftover.shifts
     return {
@@ -54,12 +54,12 @@ def _fold(decision: Decision) -> Data:
         "merged": decision.merged,
         "through": [layer for layer in _layers(decision.through) if layer not in into],
         "left": left,
-        "reasons": [_reason(refusal) for refusal in decision.reasons],
+        "reasons": [_reason_data(refusal) for refusal in decision.reasons],
     }
 
 
 def _kept(decision: Decision) -> Data:
-    return {"layers": _layers(decision.chain.nodes), "reasons": [_reason(refusal) for refusal in decision.reasons]}
+    return {"layers": _layers(decision.chain.nodes), "reasons": [_reason_data(refusal) for refusal in decision.reasons]}
 
 
 def _layers(nodes: Iterable[Node]) -> list[Data]:
@@ -67,7 +67,7 @@ def _layers(nodes: Iterable[Node]) -> list[Data]:
     return [{"name": n, "type": t} for n, t in dict.fromkeys((node.name, node.type) for node in nodes)]
 
 
-def _reason(refusal: Refusal) -> Data:
+def _reason_data(refusal: Refusal) -> Data:
     return {"code": refusal.code, "sentence": refusal.sentence, "at": refusal.at, "hint": refusal.advice}
 
 

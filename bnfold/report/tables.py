@@ -51,7 +51,7 @@ def _tables(data: Data, verbose: bool) -> Iterator[Table]:
     if data["after"]:
         yield Table("Before and after", ("", "before", "after"), list(_differences(data["before"], data["after"])))
     if data["verification"]:
-        yield from _verified(data["verification"])
+        yield from _verification_tables(data["verification"])
     if data["files"]:
         rows = [[f"{f['path']}  {_size(f['size'])}"] for f in data["files"]]
         more = data["bytes"]["written"] - data["bytes"]["read"]
@@ -119,7 +119,7 @@ def _differences(before: Data, after: Data) -> Iterator[list[str]]:
     yield ["parameters", f"{before['parameters']:,}", f"{after['parameters']:,}"]
 
 
-def _verified(told: Data) -> Iterator[Table]:
+def _verification_tables(told: Data) -> Iterator[Table]:
     if told["identical"]:
         yield Table("Verified: identical, byte by byte")
         return

@@ -20,7 +20,7 @@ def write_text(tables: Iterable[Table], stream: TextIO) -> None:
         _write_rich(told, stream)
         return
     for table in told:
-        stream.write("\n".join([*_plain(table), ""]))
+        stream.write("\n".join([*_plain_lines(table), ""]))
 
 
 def _printable(table: Table) -> Table:
@@ -28,7 +28,7 @@ def _printable(table: Table) -> Table:
     return Table(printable(table.heading), list(map(printable, table.columns)), rows)
 
 
-def _plain(table: Table) -> Iterator[str]:
+def _plain_lines(table: Table) -> Iterator[str]:
     if table.heading:
         yield table.heading
     rows = [table.columns, *table.rows] if table.columns and table.rows else table.rows

@@ -170,7 +170,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return told | {"problem": (str(error).strip() or type(error).__name__).splitlines()[0]}
 
 
-def main() -> None:
+def answer_request() -> None:
     """Answer the one request on stdin."""
     with contextlib.suppress(ImportError):  # it is told when it is asked for
         import onnxruntime  # noqa: F401  # loaded while the caller is still folding
@@ -182,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answer_request()

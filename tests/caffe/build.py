@@ -151,7 +151,7 @@ def fold(files: Files, **options: Any) -> Folded:
 def run(files: Files, feeds: Feeds | None = None, **how: Any) -> dict[str, Array]:
     """All outputs of the net, on random inputs where none are given."""
     stream = io.BytesIO()
-    onnx_model(*files, **how).write(stream)
+    onnx_model(*files, **how)[0].write(stream)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(stream.getvalue(), options, providers=["CPUExecutionProvider"])

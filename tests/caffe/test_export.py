@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.caffe.export import onnx_model, write_onnx
+import bnfold
+from bnfold.caffe.export import onnx_model
 from bnfold.errors import InputError, UsageError
 
 from .build import Files, batch_norm, he, noise, run, save, scale
@@ -40,7 +41,7 @@ def files(tmp_path: Path) -> Files:
 
 def loaded(files: Files, **how: object) -> onnx.ModelProto:
     stream = io.BytesIO()
-    onnx_model(*files, **how).write(stream)  # type: ignore[arg-type]
+    onnx_model(*files, **how)[0].write(stream)  # type: ignore[arg-type]
     found = onnx.load_from_string(stream.getvalue())
     onnx.checker.check_model(found, full_check=True)
     return found
@@ -71,8 +72,8 @@ def test_the_ir_version_goes_with_the_opset_unless_it_is_given(how: dict[str, in
 
 def test_the_file_is_what_the_model_says(files: Files, tmp_path: Path) -> None:
     out, stream = tmp_path / "net.onnx", io.BytesIO()
-    write_onnx(*files, out)
-    onnx_model(*files).write(stream)
+    bnfold.export(*files, out)
+    onnx_model(*files)[0].write(stream)
     assert out.read_bytes() == stream.getvalue()
 
 

@@ -45,7 +45,7 @@ def weights(name: bytes) -> list[bytes]:
 
 def exported(files: Files) -> onnx.ModelProto:
     stream = io.BytesIO()
-    onnx_model(*files).write(stream)
+    onnx_model(*files)[0].write(stream)
     proto = onnx.load_model_from_string(stream.getvalue())
     onnx.checker.check_model(proto)
     return proto

@@ -16,7 +16,7 @@ from bnfold.planner.affine import (
     Layout,
     absorb_bias,
     absorb_weight,
-    batch_norm,
+    batch_norm_affine,
     collapse,
     identity,
     nearest,
@@ -145,7 +145,7 @@ def test_collapse_reduces_what_is_constant_along_an_axis() -> None:
 
 
 def test_eps_is_added_to_the_variance_under_the_root() -> None:
-    a, b = batch_norm(np.array([3.0]), np.array([1.0]), np.array([5.0]), np.array([0.0]), 0.25)
+    a, b = batch_norm_affine(np.array([3.0]), np.array([1.0]), np.array([5.0]), np.array([0.0]), 0.25)
     assert (a[0], b[0]) == (6.0, 1 - 6 * 5)
 
 

@@ -103,7 +103,7 @@ def layout(op: str, kind: Callable[[str], str]) -> Callable[[Patch], None]:
 
 
 def statistics(function: Callable[..., Any]) -> Callable[[Patch], None]:
-    return lambda patch: patch.setattr(foldable, "batch_norm", function)
+    return lambda patch: patch.setattr(foldable, "batch_norm_affine", function)
 
 
 def absorbed(bias: bool = False, **wrong: Callable[[Absorbed], Any]) -> Callable[[Patch], None]:
@@ -219,11 +219,11 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "shift before not added": absorbed(bias=True, pre_b=lambda t: 0 * t.pre_b),
     "shift before not weighted": absorbed(True, pre_b=lambda t: 0 * t.pre_b, post_b=lambda t: t.post_b + t.pre_b.sum()),
     "eps outside the root": statistics(lambda g, b, m, v, eps: (a := g / (np.sqrt(v) + eps), b - a * m)),
-    "eps ignored": statistics(lambda g, b, m, v, eps: affine.batch_norm(g, b, m, v, 0.0)),
-    "eps a constant": statistics(lambda g, b, m, v, eps: affine.batch_norm(g, b, m, v, 1e-5)),
+    "eps ignored": statistics(lambda g, b, m, v, eps: affine.batch_norm_affine(g, b, m, v, 0.0)),
+    "eps a constant": statistics(lambda g, b, m, v, eps: affine.batch_norm_affine(g, b, m, v, 1e-5)),
     "root missing": statistics(lambda g, b, m, v, eps: (a := g / (v + eps), b - a * m)),
-    "mean added": statistics(lambda g, b, m, v, eps: affine.batch_norm(g, b, -m, v, eps)),
-    "gamma ignored": statistics(lambda g, b, m, v, eps: affine.batch_norm(np.ones_like(g), b, m, v, eps)),
+    "mean added": statistics(lambda g, b, m, v, eps: affine.batch_norm_affine(g, b, -m, v, eps)),
+    "gamma ignored": statistics(lambda g, b, m, v, eps: affine.batch_norm_affine(np.ones_like(g), b, m, v, eps)),
     "beta scaled": statistics(lambda g, b, m, v, eps: (a := g / np.sqrt(v + eps), a * (b - m))),
     "scaled along the input channels": layout("Conv", {"conv": "deconv"}.__getitem__),
     "deconvolution taken for a convolution": layout("ConvTranspose", {"deconv": "conv"}.__getitem__),
@@ -236,16 +236,16 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "padding of Conv ignored": linear("Conv", edge=None),
     "border of ConvTranspose ignored": linear("ConvTranspose", edge=None),
     "bias of MatMul invented": linear("MatMul", bias_slot=2),
-    "count_include_pad ignored": rule("AveragePool", shift=commuting.unconditionally),
-    "sign at MaxPool ignored": rule("MaxPool", multiplier=commuting.unconditionally),
-    "hollow windows ignored": rule("MaxPool", multiplier=commuting.positive),
-    "shift through Relu": rule("Relu", shift=commuting.unconditionally),
-    "negative multiplier through Relu": rule("Relu", multiplier=commuting.unconditionally),
-    "negative multiplier through PRelu": rule("PRelu", multiplier=commuting.unconditionally),
+    "count_include_pad ignored": rule("AveragePool", shift=commuting._unconditionally),
+    "sign at MaxPool ignored": rule("MaxPool", multiplier=commuting._unconditionally),
+    "hollow windows ignored": rule("MaxPool", multiplier=commuting._positive),
+    "shift through Relu": rule("Relu", shift=commuting._unconditionally),
+    "negative multiplier through Relu": rule("Relu", multiplier=commuting._unconditionally),
+    "negative multiplier through PRelu": rule("PRelu", multiplier=commuting._unconditionally),
     "count of ReduceSum ignored": rule("ReduceSum", up=transfer.reduced_up, down=transfer.reduced_down),
-    "shift through a zero Pad": rule("Pad", shift=commuting.unconditionally),
-    "filler of Pad ignored": rule("Pad", multiplier=commuting.unconditionally),
-    "shift through a product": rule("Mul", shift=commuting.unconditionally),
+    "shift through a zero Pad": rule("Pad", shift=commuting._unconditionally),
+    "filler of Pad ignored": rule("Pad", multiplier=commuting._unconditionally),
+    "shift through a product": rule("Mul", shift=commuting._unconditionally),
     "multiplier into both factors": rule("Mul", fan_multiplier="all"),
     "shift into all summands": rule("Sum", fan_shift="all"),
     "multiplier into one summand": rule("Add", fan_multiplier="one"),

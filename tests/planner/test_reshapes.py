@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnfold.ir.graph import Node, Shape, Value
-from bnfold.planner.moves import regroup
+from bnfold.planner.moves import _regroup
 from bnfold.planner.refusal import Refused
 
 NODE = Node("Reshape", [Value("x")], [Value("y")], {}, "r", "r", 17)
@@ -28,7 +28,7 @@ def test_known_ends_go_over_whatever_stands_between(
     old: Shape, new: Shape, axis: int, real: tuple[int, ...], target: tuple[int, ...]
 ) -> None:
     array = np.arange(1.0, real[axis] + 1).reshape([e if i == axis else 1 for i, e in enumerate(real)])
-    found = np.broadcast_to(regroup(array, old, new, NODE), target)
+    found = np.broadcast_to(_regroup(array, old, new, NODE), target)
     assert (found == np.broadcast_to(array, real).reshape(target)).all()
 
 
@@ -37,9 +37,9 @@ def test_known_ends_go_over_whatever_stands_between(
 )
 def test_an_unknown_extent_beside_the_channels_may_take_a_part_of_them(old: Shape, new: Shape) -> None:
     with pytest.raises(Refused, match="not known"):
-        regroup(np.arange(6.0).reshape([1, 6, 1][: len(old)]), old, new, NODE)
+        _regroup(np.arange(6.0).reshape([1, 6, 1][: len(old)]), old, new, NODE)
 
 
 def test_extents_of_different_products_do_not_correspond() -> None:
     with pytest.raises(Refused, match="reshapes"):
-        regroup(np.arange(4.0).reshape(4, 1), (4, 2), (2, 2), NODE)
+        _regroup(np.arange(4.0).reshape(4, 1), (4, 2), (2, 2), NODE)
