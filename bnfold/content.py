@@ -28,6 +28,7 @@ class Content:
         self.head = bytes(data[:_HEAD])
 
     def starts(self, *heads: bytes) -> bool:
+        """Whether the file begins with one of `heads`."""
         return self.head.startswith(heads)
 
     @cached_property

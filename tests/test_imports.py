@@ -55,32 +55,6 @@ def test_public_names() -> None:
         _ = bnfold.nothing
 
 
-LAYERS = [
-    {"printable", "wire"},
-    {"errors"},
-    {"affine", "graph", "files"},
-    {"records"},
-    {"document", "options"},
-    {"verify", "formats"},
-    {"pipeline", "report"},
-    {"terminal"},
-    {"cli"},
-]
-"""From the ground up: a module imports from its own layer or those below it. What is not named is free."""
-
-
-def test_imports_run_one_way() -> None:
-    height = {name: level for level, names in enumerate(LAYERS) for name in names}
-    for path in PACKAGE.rglob("*.py"):
-        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or node.level != len(path.relative_to(PACKAGE).parts):
-                continue
-            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-            for name in names:
-                assert height.get(name, 0) <= height.get(own, len(LAYERS)), f"{path} imports {name}"
-
-
 def test_only_the_command_line_prints() -> None:
     for path in PACKAGE.rglob("*.py"):
         calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]

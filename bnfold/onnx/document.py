@@ -53,6 +53,7 @@ class OnnxDocument:
 
     @cached_property
     def style(self) -> Style:
+        """A BatchNormalization costs two operations, a node nothing."""
         return Style(batch_norm=2, growth=partial(growth, Uses(self.scopes), self.model.data.buffer))
 
     @classmethod
@@ -85,9 +86,11 @@ class OnnxDocument:
         return found
 
     def opaque(self) -> Sequence[Opaque]:
+        """None: onnxruntime runs what the planner does not know."""
         return ()  # an operator that the planner does not know is still run by onnxruntime
 
     def notices(self) -> Sequence[Notice]:
+        """None."""
         return ()
 
     def places(self, out: Path | None) -> Sequence[Path]:

@@ -26,18 +26,22 @@ def _permutation(node: Node) -> list[int]:
 
 
 def transposed_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Transpose: the axes in their old order."""
     return [array.transpose(np.argsort(_permutation(node)))]
 
 
 def transposed_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a Transpose: the axes in the order of `perm`."""
     return [array.transpose(_permutation(node))]
 
 
 def reshaped_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Reshape or Flatten."""
     return [_regroup(array, shape_of(node.outputs[0], node), shape_of(node.inputs[0], node), node)]
 
 
 def reshaped_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a Reshape or Flatten."""
     return [_regroup(array, shape_of(node.inputs[0], node), shape_of(node.outputs[0], node), node)]
 
 
@@ -164,10 +168,12 @@ def _put(node: Node, values: Sequence[Value | None], index: int, array: Float64,
 
 
 def concat_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Concat: each input takes its piece."""
     return _parted(node, node.inputs, array)
 
 
 def concat_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a Concat: the neutral element stands for the other inputs."""
     return _put(node, node.inputs, slot, array, neutral)
 
 
@@ -179,6 +185,7 @@ def split_up(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
 
 
 def split_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a Split: each output takes its piece."""
     return _parted(node, node.outputs, array)
 
 
@@ -200,12 +207,14 @@ def _places(node: Node, array: Float64) -> Iterator[tuple[int, Sequence[int], in
 
 
 def picked_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Slice or Gather: what is not kept takes the neutral element."""
     for axis, kept, size in _places(node, array):
         array = _placed(node, array, axis, kept, size, neutral)
     return [array]
 
 
 def picked_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a Slice or Gather: what is kept."""
     for axis, kept, _size in _places(node, array):
         array = array.take(kept, axis=axis)
     return [collapse(array)]

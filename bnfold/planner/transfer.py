@@ -71,6 +71,7 @@ def _fitted(node: Node, value: Value, array: Float64) -> Float64 | Refusal:
 
 
 def spread_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through an element-wise operator of several inputs that broadcast against each other."""
     _modern(node)
     rank = len(shape_of(node.outputs[0], node))
     return [array.reshape((1,) * (rank - array.ndim) + array.shape)]
@@ -83,11 +84,13 @@ def _modern(node: Node) -> None:
 
 
 def subtracted_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Sub: a shift goes to the second input with its sign changed."""
     first, second = (value for value in node.inputs if value is not None)
     return [_fitted(node, first, array), _fitted(node, second, array if neutral else -array)]
 
 
 def subtracted_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a Sub: a shift of the second input changes its sign."""
     return spread_down(node, slot, -array if slot and not neutral else array, neutral)
 
 
@@ -124,6 +127,7 @@ def quotient_up(node: Node, index: int, array: Float64, neutral: float) -> Wante
 
 
 def product_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a Mul or Div: a shift is multiplied by the constant."""
     return spread_down(node, slot, array if neutral else array * _broadcasting(node, array, factor(node)), neutral)
 
 
@@ -149,6 +153,7 @@ def mixing(axes: _Axes) -> tuple[Up, Down]:
 
 
 def spatial_axes(node: Node, rank: int) -> list[int]:
+    """All but batch and channels."""
     return list(range(2, rank))
 
 
@@ -193,6 +198,7 @@ def _reduced_axes(node: Node) -> list[int]:
 
 
 def reduced_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a Reduce* whose axes the array does not vary along."""
     axes = _reduced_axes(node)
     if not node.attribute("keepdims", 1):
         array = np.expand_dims(array, tuple(axes))
@@ -201,6 +207,7 @@ def reduced_up(node: Node, _: int, array: Float64, neutral: float) -> Wanted:
 
 
 def reduced_down(node: Node, _: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a Reduce* whose axes the array does not vary along."""
     axes = _reduced_axes(node)
     flat(node, array, axes)
     return [array if node.attribute("keepdims", 1) else array.squeeze(tuple(axes))]
@@ -216,8 +223,10 @@ def _summands(node: Node) -> int:
 
 
 def summed_up(node: Node, index: int, array: Float64, neutral: float) -> Wanted:
+    """Up through a ReduceSum: each of n summands takes a shift divided by n."""
     return reduced_up(node, index, array if neutral else array / _summands(node), neutral)
 
 
 def summed_down(node: Node, slot: int, array: Float64, neutral: float) -> list[Float64]:
+    """Down through a ReduceSum: a shift of n summands counts n times."""
     return reduced_down(node, slot, array if neutral else array * _summands(node), neutral)

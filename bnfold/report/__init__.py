@@ -20,6 +20,7 @@ class Form:
         self.option, self.name, self.module, self.function = option, name, module, function
 
     def text(self, data: Data) -> str:
+        """The report that `data` is, as what is written to the file."""
         made: str = getattr(importlib.import_module(f".{self.module}", __name__), self.function)(data)
         return made
 

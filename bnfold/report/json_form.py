@@ -16,6 +16,7 @@ _ESCAPED = re.compile("%[0-9a-f]{2}")
 
 
 def as_json(data: Data) -> str:
+    """The report as JSON text, with a line end."""
     return json.dumps(_spelled(data), indent=2, allow_nan=False) + "\n"
 
 

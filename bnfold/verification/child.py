@@ -45,10 +45,12 @@ class Side:
     data: Path | None
 
     def load(self, make: Make) -> Engine:
+        """The engine with the model loaded."""
         return make(self.model.read_bytes(), self.data)
 
     @functools.cached_property
     def inspection(self) -> Inspection:
+        """What is to be known of the model, found once."""
         return inspect(self.model.read_bytes())
 
     def perturbed(self, make: Make, seed: int) -> Engine:

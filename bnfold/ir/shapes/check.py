@@ -18,6 +18,7 @@ LARGEST = (1 << 63) - 1
 
 
 def ensure(holds: bool, what: str) -> None:
+    """Raises Contradiction with `what` unless it `holds`."""
     if not holds:
         raise Contradiction(what)
 
@@ -48,6 +49,7 @@ def ranked(shape: Shape | None, least: int, most: int | None = None) -> None:
 
 
 def length(name: str, values: Sequence[Any], wanted: int) -> None:
+    """A list of an argument has as many elements as it needs."""
     ensure(len(values) == wanted, f"it has {len(values)} {name} and needs {wanted}")
 
 

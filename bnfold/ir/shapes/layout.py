@@ -11,6 +11,7 @@ from .check import broadcast, product
 
 
 def elementwise_shape(node: Node) -> list[Shape | None]:
+    """The inputs broadcast against each other; before opset 7 the second to the first."""
     if node.version < 7 and node.op not in ("Sum", "Max", "Min", "Mean", "Where"):
         return [_aligned(node)]
     return [broadcast(None if v is None else v.shape for v in node.inputs)]
@@ -32,6 +33,7 @@ def _aligned(node: Node) -> Shape | None:
 
 
 def same_shape(node: Node) -> list[Shape | None]:
+    """That of the first input."""
     return [input_shape(node)]
 
 
@@ -54,6 +56,7 @@ def batch_norm_shape(node: Node) -> list[Shape | None]:
 
 
 def layer_norm_shape(node: Node) -> list[Shape | None]:
+    """Behind Y come mean and inverse deviation, with extent 1 from `axis` on."""
     data = input_shape(node)
     if data is None:
         return [None]
@@ -63,6 +66,7 @@ def layer_norm_shape(node: Node) -> list[Shape | None]:
 
 
 def flatten_shape(node: Node) -> list[Shape | None]:
+    """Two axes: those before `axis`, and those from it on."""
     data, axis = input_shape(node), node.attribute("axis", 1)
     if data is None:
         return [(None, None)]
@@ -71,6 +75,7 @@ def flatten_shape(node: Node) -> list[Shape | None]:
 
 
 def reshape_shape(node: Node) -> list[Shape | None]:
+    """The extents asked for: 0 copies one, −1 is what is left."""
     data, target = input_shape(node), _target(node)
     if target is None:
         return [None]
@@ -104,6 +109,7 @@ def _target(node: Node) -> tuple[int | None, ...] | None:
 
 
 def transpose_shape(node: Node) -> list[Shape | None]:
+    """The axes in the order of `perm`, reversed without one."""
     data, order = input_shape(node), node.attribute("perm", None)
     if order is None:
         return [None if data is None else data[::-1]]
@@ -113,6 +119,7 @@ def transpose_shape(node: Node) -> list[Shape | None]:
 
 
 def squeeze_shape(node: Node) -> list[Shape | None]:
+    """Without the axes named, or all of extent 1."""
     data, axes = input_shape(node), integers(node, "axes", 1)
     if data is None:
         return [None]
@@ -126,6 +133,7 @@ def squeeze_shape(node: Node) -> list[Shape | None]:
 
 
 def unsqueeze_shape(node: Node) -> list[Shape | None]:
+    """With axes of extent 1 where they are named."""
     data, axes = input_shape(node), integers(node, "axes", 1)
     if data is None or axes is None:
         return [None]
@@ -135,6 +143,7 @@ def unsqueeze_shape(node: Node) -> list[Shape | None]:
 
 
 def concat_shape(node: Node) -> list[Shape | None]:
+    """The extents add up along `axis`."""
     shapes = [None if v is None else v.shape for v in node.inputs]
     known = [s for s in shapes if s is not None]
     if not known:
@@ -149,6 +158,7 @@ def concat_shape(node: Node) -> list[Shape | None]:
 
 
 def split_shape(node: Node) -> list[Shape | None]:
+    """The pieces along `axis`: as `split` says, or equal ones, of which the last may be smaller."""
     data, count = input_shape(node), len(node.outputs)
     parts: Sequence[int | None] | None = integers(node, "split", 1)
     if parts is not None:
@@ -169,6 +179,7 @@ def split_shape(node: Node) -> list[Shape | None]:
 
 
 def slice_shape(node: Node) -> list[Shape | None]:
+    """What is kept of each axis that is cut."""
     check.ensure(given(node, "starts", 1) and given(node, "ends", 2), "it has no starts or no ends")
     data = input_shape(node)
     if data is None:
@@ -181,6 +192,7 @@ def slice_shape(node: Node) -> list[Shape | None]:
 
 
 def gather_shape(node: Node) -> list[Shape | None]:
+    """The indices' axes in the place of `axis`."""
     data, indices = input_shape(node), input_shape(node, 1)
     if data is None or indices is None:
         return [None]
@@ -202,6 +214,7 @@ def _within(node: Node, extent: int | None) -> None:
 
 
 def gather_nd_shape(node: Node) -> list[Shape | None]:
+    """The indices' axes but the last, and those of the data that they do not index."""
     data, indices, batch = input_shape(node), input_shape(node, 1), node.attribute("batch_dims", 0)
     check.ranked(indices, 1)
     check.ensure(batch >= 0, f"its batch_dims is {batch}")
@@ -213,16 +226,19 @@ def gather_nd_shape(node: Node) -> list[Shape | None]:
 
 
 def indices_shape(node: Node) -> list[Shape | None]:
+    """That of the indices."""
     return [input_shape(node, 1)]
 
 
 def expand_shape(node: Node) -> list[Shape | None]:
+    """The data broadcast against the shape asked for."""
     source = node.input(1)
     target = None if source is None else contents(source)
     return [None if target is None else broadcast([input_shape(node), target])]
 
 
 def tile_shape(node: Node) -> list[Shape | None]:
+    """Each extent times its repeats."""
     data = input_shape(node)
     source = node.input(1)
     repeats = None if source is None else contents(source)

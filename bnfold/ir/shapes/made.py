@@ -10,6 +10,7 @@ from .arguments import contents, input_shape, integers
 
 
 def top_k_shape(node: Node) -> list[Shape | None]:
+    """K elements along `axis`, of values and of indices."""
     data, count = input_shape(node), integers(node, "k", 1)
     if count is not None:
         check.length("k", count, 1)
@@ -24,6 +25,7 @@ def top_k_shape(node: Node) -> list[Shape | None]:
 
 
 def one_hot_shape(node: Node) -> list[Shape | None]:
+    """An axis more, as deep as `depth` says."""
     indices, depth = input_shape(node), check.finite(node, 1, "depth")
     if indices is None:
         return [None]
@@ -32,6 +34,7 @@ def one_hot_shape(node: Node) -> list[Shape | None]:
 
 
 def constant_of_shape_shape(node: Node) -> list[Shape | None]:
+    """The integers of its input."""
     value, source = node.attribute("value", None), node.input(0)
     if value is not None:
         check.ensure(math.prod(value.shape) == 1, f"its value has the shape {tuple(value.shape)}")
@@ -39,10 +42,12 @@ def constant_of_shape_shape(node: Node) -> list[Shape | None]:
 
 
 def random_shape(node: Node) -> list[Shape | None]:
+    """As the attribute says."""
     return [tuple(check.required(node, "shape"))]
 
 
 def range_shape(node: Node) -> list[Shape | None]:
+    """As many as there are from `start` to `limit` by `delta`."""
     names = ("start", "limit", "delta")
     known = [end for index, name in enumerate(names) if (end := check.finite(node, index, name)) is not None]
     if len(known) < len(names):
@@ -55,6 +60,7 @@ def range_shape(node: Node) -> list[Shape | None]:
 
 
 def shape_shape(node: Node) -> list[Shape | None]:
+    """One extent for each axis from `start` to `end`."""
     data = input_shape(node)
     if data is None:
         return [(None,)]
@@ -62,19 +68,23 @@ def shape_shape(node: Node) -> list[Shape | None]:
 
 
 def scalar_shape(_node: Node) -> list[Shape | None]:
+    """No axes."""
     return [()]
 
 
 def non_zero_shape(node: Node) -> list[Shape | None]:
+    """An index for each axis of each element that is not 0, which the data tell."""
     data = input_shape(node)
     return [(None if data is None else len(data), None)]
 
 
 def selected_boxes_shape(_node: Node) -> list[Shape | None]:
+    """Three indices for each box that is kept."""
     return [(None, 3)]
 
 
 def compress_shape(node: Node) -> list[Shape | None]:
+    """As many as the condition keeps, along `axis` or of all."""
     data = input_shape(node)
     if "axis" not in node.attributes:
         return [(None,)]
@@ -85,6 +95,7 @@ def compress_shape(node: Node) -> list[Shape | None]:
 
 
 def constant_shape(node: Node) -> list[Shape | None]:
+    """That of the attribute that it has."""
     value = node.attribute("value", None)
     if value is not None:
         return [tuple(value.shape)]

@@ -11,6 +11,7 @@ from .check import broadcast
 
 
 def matmul_shape(node: Node, right: int = 1) -> list[Shape | None]:
+    """Rows of the first by columns of the second, the axes before broadcast; vectors lose theirs."""
     a, b = input_shape(node), input_shape(node, right)
     check.ranked(a, 1)
     check.ranked(b, 1)
@@ -25,6 +26,7 @@ def matmul_shape(node: Node, right: int = 1) -> list[Shape | None]:
 
 
 def gemm_shape(node: Node) -> list[Shape | None]:
+    """Rows of A' by columns of B'."""
     a, b, c = (input_shape(node, index) for index in range(3))
     check.ranked(a, 2, 2)
     check.ranked(b, 2, 2)
@@ -40,6 +42,7 @@ def gemm_shape(node: Node) -> list[Shape | None]:
 
 
 def einsum_shape(node: Node) -> list[Shape | None]:
+    """The extents of the letters behind the arrow."""
     equation = check.required(node, "equation")
     terms = equation.replace(" ", "")
     if "->" not in terms or "." in terms:
@@ -58,6 +61,7 @@ def einsum_shape(node: Node) -> list[Shape | None]:
 
 
 def reduction_shape(node: Node) -> list[Shape | None]:
+    """Without the axes reduced, or with extent 1 there."""
     data, keep = input_shape(node), node.attribute("keepdims", 1)
     if data is None:
         return [None]
@@ -72,6 +76,7 @@ def reduction_shape(node: Node) -> list[Shape | None]:
 
 
 def extreme_shape(node: Node) -> list[Shape | None]:
+    """Without `axis`, or with extent 1 there."""
     data = input_shape(node)
     return [None if data is None else _without(data, (node.attribute("axis", 0),), node.attribute("keepdims", 1))]
 

@@ -23,6 +23,7 @@ def _filters(node: Node) -> tuple[Shape | None, Shape | None]:
 
 
 def convolution_shape(node: Node) -> list[Shape | None]:
+    """Batch, output channels, and a position for each window."""
     data, weight = _filters(node)
     axes = windows(node)
     if data is None:
@@ -37,6 +38,7 @@ def convolution_shape(node: Node) -> list[Shape | None]:
 
 
 def transposed_shape(node: Node) -> list[Shape | None]:
+    """Batch, output channels, and the elements that the windows make."""
     data, weight = _filters(node)
     axes = windows(node)
     if data is None:
@@ -63,10 +65,12 @@ def _pooled_shape(node: Node, extent: Callable[[Axis, int | None], int | None]) 
 
 
 def pool_shape(node: Node) -> list[Shape | None]:
+    """A position for each window, of values and of indices."""
     return [_pooled_shape(node, Axis.count)] * 2
 
 
 def unpool_shape(node: Node) -> list[Shape | None]:
+    """As asked for, or the elements that the windows make."""
     data = input_shape(node)
     if node.input(2) is not None:
         size = integers(node, "output_shape", 2)
@@ -75,6 +79,7 @@ def unpool_shape(node: Node) -> list[Shape | None]:
 
 
 def global_pool_shape(node: Node) -> list[Shape | None]:
+    """Extent 1 along each spatial axis."""
     data = input_shape(node)
     return [None if data is None else (*data[:2], *(1,) * (len(data) - 2))]
 
@@ -91,6 +96,7 @@ def roi_shape(node: Node) -> list[Shape | None]:
 
 
 def pad_shape(node: Node) -> list[Shape | None]:
+    """Each extent with what is added before and behind it."""
     data = input_shape(node)
     name = "paddings" if "paddings" in node.attributes else "pads"
     pads, axes = integers(node, name, 1), integers(node, "axes", 3)
@@ -129,6 +135,7 @@ def resize_shape(node: Node) -> list[Shape | None]:
 
 
 def depth_to_space_shape(node: Node) -> list[Shape | None]:
+    """Channels by blocksize² fewer, height and width by blocksize more."""
     data, size = _blocks(node)
     if data is None:
         return [None]
@@ -137,6 +144,7 @@ def depth_to_space_shape(node: Node) -> list[Shape | None]:
 
 
 def space_to_depth_shape(node: Node) -> list[Shape | None]:
+    """Channels by blocksize² more, height and width by blocksize fewer."""
     data, size = _blocks(node)
     if data is None:
         return [None]
