@@ -240,8 +240,8 @@ def test_the_sentence_holds_wherever_the_file_stands(
 def test_recognising_is_light(tmp_path: Path) -> None:
     for number, (_, data) in enumerate(CASES):
         (tmp_path / str(number)).write_bytes(data or b" ")
-    ask = "try: recognised(path)\n  except InputError: pass"
-    imports = "from pathlib import Path; from bnfold.formats import recognised; from bnfold import InputError"
+    ask = "try: _recognised(path)\n  except InputError: pass"
+    imports = "from pathlib import Path; from bnfold.formats import _recognised; from bnfold import InputError"
     assert loaded_by(f"{imports}\nfor path in Path({str(tmp_path)!r}).iterdir():\n  {ask}") == set()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,7 +195,7 @@ def test_no_two_functions_have_one_name() -> None:
                 assert homes.setdefault(name, module) == module, f"{name}: in {homes[name]} and in {module}"
 
 
-def documented(module: str) -> Iterator[tuple[str, ast.AST]]:
+def documented(module: str) -> Iterator[tuple[str, Function | ast.ClassDef]]:
     """The public functions and classes of a module, and the public methods of these."""
     for node in TREES[module].body:
         if isinstance(node, (Function, ast.ClassDef)) and not node.name.startswith("_"):
@@ -207,8 +208,8 @@ def documented(module: str) -> Iterator[tuple[str, ast.AST]]:
 def test_what_is_public_says_what_it_is() -> None:
     for module in TREES:
         for name, node in documented(module):
-            overload = any(isinstance(d, ast.Name) and d.id == "overload" for d in node.decorator_list)  # type: ignore[attr-defined]
-            assert overload or ast.get_docstring(node), f"bnfold.{module}.{name} has no docstring"  # type: ignore[arg-type]
+            overload = any(isinstance(d, ast.Name) and d.id == "overload" for d in node.decorator_list)
+            assert overload or ast.get_docstring(node), f"bnfold.{module}.{name} has no docstring"
 
 
 def test_public_names_work_when_every_module_is_loaded() -> None:
@@ -226,6 +227,23 @@ def test_public_names_work_when_every_module_is_loaded() -> None:
         bnfold.export()  # type: ignore[call-arg]
     taken = {module for module in TREES if "." not in module}
     assert taken.isdisjoint({*bnfold.__all__, "fold", "plan", "verify", "export", "batch", "explain"})
+
+
+# --------------------------------------------------------------------------------------------- the architecture page
+
+
+def test_the_page_shows_every_module() -> None:
+    page = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\w+", page.partition("## The house")[2].partition("\n## ")[0]))
+    missing = {module for module in TREES if module and module.rpartition(".")[2] not in shown}
+    assert not missing, f"the picture in bnfold/README.md lacks {missing}"
+
+
+def test_the_page_names_places_that_are_there() -> None:
+    page = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w/]+(?:\.\w+|/))`", page.partition("## Where a new thing goes")[2]):
+        found = PACKAGE / name if (PACKAGE / name).exists() else PACKAGE.parent / name
+        assert found.exists(), f"the page names {name}, which is not there"
 
 
 # --------------------------------------------------------------------------------------------------------------- sizes
