@@ -11,18 +11,20 @@ from ..protobuf import encoded
 
 
 class Names:
-    """Gives out names, none of them twice and none of those that are `taken`."""
+    """Gives out names, none twice and none of those that are `taken`; `first` is the first number put behind one."""
 
-    def __init__(self, taken: Iterable[str] = ()) -> None:
+    def __init__(self, taken: Iterable[str] = (), first: int = 1) -> None:
         self._taken = set(taken)
+        self._first = first
         self._counts: dict[str, int] = {}
 
-    def unique(self, wanted: str) -> str:
-        """`wanted`, or with a number behind it."""
-        name = wanted
+    def unique(self, *wanted: str) -> str:
+        """The first of these that is free, else the last with a number behind it."""
+        name = next((name for name in wanted if name not in self._taken), wanted[-1])
         while name in self._taken:
-            self._counts[wanted] = self._counts.get(wanted, 0) + 1
-            name = f"{wanted}_{self._counts[wanted]}"
+            number = self._counts.get(wanted[-1], self._first)
+            self._counts[wanted[-1]] = number + 1
+            name = f"{wanted[-1]}_{number}"
         self._taken.add(name)
         return name
 

@@ -91,18 +91,13 @@ class _Names:
         self.spell, self.half = spell or taken.__getitem__, half
         self._made = Names(map(self.spell, taken)) if half else Names()
         self._first: dict[Any, str] = {}
-        self._nodes: set[str] = set()
+        self._nodes = Names(first=2)
         self.found: list[Value] = []
 
     def node(self, node: Node) -> str:
         """The node's name, or one derived from it where another node has it: runtimes refuse two nodes of one name."""
-        own = name = self.spell(node.name)
-        count = 1
-        while name in self._nodes:
-            name = f"{own}/{node.op}" + (f"_{count}" if count > 1 else "")
-            count += 1
-        self._nodes.add(name)
-        return name
+        own = self.spell(node.name)
+        return self._nodes.unique(own, f"{own}/{node.op}")
 
     def half_of(self, name: str) -> str:
         """A name for the float16 tensor of a constant."""
