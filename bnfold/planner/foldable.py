@@ -122,10 +122,10 @@ def _matmul(node: Node) -> Linear:
 
 
 LINEAR: dict[str, Callable[[Node], Linear]] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
+    "Conv": _conv,  # W ∗ x + b
+    "ConvTranspose": _conv_transpose,  # Wᵀ ∗ x + b
+    "Gemm": _gemm,  # α·x·W + β·b or α·W·x + β·b
+    "MatMul": _matmul,  # x·W or W·x
 }
 
 
@@ -215,12 +215,12 @@ def _parameter(node: Node, slot: int, trailing: tuple[int, ...]) -> Float64:
 
 
 AFFINE: dict[str, Callable[[Node], Affine | None]] = {
-    "BatchNormalization": _normalization,
-    "Mul": _arithmetic,
-    "Add": _arithmetic,
-    "Sub": _arithmetic,
-    "Div": _arithmetic,
-    "Neg": _negation,
+    "BatchNormalization": _normalization,  # γ·(x − μ)/√(σ² + ε) + β
+    "Mul": _arithmetic,  # c·x
+    "Add": _arithmetic,  # x + c
+    "Sub": _arithmetic,  # x − c or c − x
+    "Div": _arithmetic,  # x/c
+    "Neg": _negation,  # −x
 }
 
 
