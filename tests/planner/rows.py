@@ -37,9 +37,14 @@ def case(*inputs: Any, **how: Any) -> Case:
 
 
 def default(op: str) -> Case:
-    """What a row without a case of its own is tried on: one data input, and the oldest opset from 13 that has it."""
+    """One data input, and the oldest opset from 13 that has the operator."""
     since = onnx.defs.get_schema(op).since_version if onnx.defs.has(op) else 13
     return case(SHAPE, version=max(13, since))
+
+
+def cases(op: str) -> list[Case]:
+    """What the row of an operator is tried on: its own cases, else those of a reduction, else the default."""
+    return CASES.get(op) or (REDUCED if op.startswith("Reduce") else [default(op)])
 
 
 X = SHAPE
@@ -94,9 +99,6 @@ CASES: dict[str, list[Case]] = {
         case((2, 4, 5, 5), kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, count_include_pad=1),
     ],
     "GlobalAveragePool": [case(X), case((2, 3, 4))],
-    "ReduceMean": REDUCED,
-    "ReduceMax": REDUCED,
-    "ReduceMin": REDUCED,
     "ReduceSum": [case(X, [2, 3]), case(X, [1], keepdims=0), case(X), case(X, noop_with_empty_axes=1)],
     "Concat": [
         case(X, X, axis=1), case(X, (2, 1, 4, 5), X, axis=1), case(X, X, axis=-1), case(X, X, axis=0),
