@@ -20,6 +20,7 @@ from bnfold.errors import InputError
 from bnfold.ir.graph import Value
 
 from .build import Array, blob, fold, layer, noise, save, stored
+from .layers.rows import CASES, CUTS
 
 Net = tuple[str, dict[str, list[Array]]]
 """The prototxt, and the blobs by layer."""
@@ -64,26 +65,12 @@ DATA = {
     "DummyData": 'dummy_data_param { shape { dim: 2 dim: 4 dim: 6 dim: 6 } data_filler { type: "constant" value: 2 } }',
     "Input": "input_param { shape { dim: 2 dim: 4 dim: 6 dim: 6 } }",
 }
-LOSSES = (
-    "Accuracy ContrastiveLoss EuclideanLoss HingeLoss InfogainLoss MultiBoxLoss MultinomialLogisticLoss "
-    "SigmoidCrossEntropyLoss SmoothL1Loss SoftmaxWithLoss HDF5Output DetectionEvaluate"
-)
 NETS: list[Net] = [
-    *(row(kind) for kind in ("AbsVal", "BNLL", "Sigmoid", "TanH", "Dropout", "Split", "Swish")),
     *(net(layer(kind, "d", "", "d", DATA[kind]) + layer("ReLU", "l", "a", "b") + layer("ReLU", "e", "d", "e"))
       for kind in DATA),
-    *(net(layer("ReLU", "l", "a", "b") + layer(kind, "l2", "b n", "loss")) for kind in LOSSES.split()),
-    row("Clip", "clip_param { min: -1 max: 1.5 }"),
-    row("ELU", "elu_param { alpha: 0.5 }"),
-    row("Exp", "exp_param { base: 2 scale: 3 shift: 0.5 }"),
-    row("Log", "log_param { base: 10 scale: 0.1 shift: 5 }"),
+    *(net(layer("ReLU", "l", "a", "b") + layer(kind, "l2", "b n", "loss")) for kind in CUTS.split()),
     row("Power", "power_param { power: 2 scale: 3 shift: 0.5 }"),
-    row("PReLU", "prelu_param { channel_shared: false }", ones(4)),
-    row("PReLU", "prelu_param { channel_shared: true }", ones()),
     row("ReLU", "relu_param { negative_slope: 0.5 }"),
-    row("ReLU6", "relu6_param { negative_slope: 0.5 }"),
-    row("Swish", "swish_param { beta: 2 }"),
-    row("Threshold", "threshold_param { threshold: 0.5 }"),
     row("ArgMax", "argmax_param { top_k: 2 out_max_val: true axis: 1 }"),
     row("ArgMax", "argmax_param { top_k: 2 out_max_val: true }"),
     row("Axpy", "", bottoms="w a x"),
@@ -149,6 +136,18 @@ NETS: list[Net] = [
     row("Upsample", "upsample_param { scale: 2 upsample_h: 12 upsample_w: 12 pad_out_h: 0 }", bottoms="a m"),
     row("Yolov3DetectionOutput", YOLO, bottoms="cells"),
 ]  # fmt: skip
+
+
+def kinds() -> set[str]:
+    return {kind for text, _ in NETS for kind in re.findall(r'type: "(\w+)"', text)}
+
+
+NETS += [
+    row(kind, case.text, *case.blobs, bottoms=" ".join("a" for _ in case.bottoms))
+    for kind in sorted(CASES.keys() - kinds())
+    for case in CASES[kind]
+]
+"""Types that need nothing of their own here: element-wise ones, of four channels."""
 
 
 # ------------------------------------------------------------------------------------------------------------ mutations
@@ -230,8 +229,7 @@ def attempt(folder: Path, made: tuple[str, Sequence[bytes]]) -> None:
 
 
 def test_every_row_is_in_the_nets_and_these_are_sound(tmp_path: Path) -> None:
-    kinds = {kind for text, _ in NETS for kind in re.findall(r'type: "(\w+)"', text)}
-    assert set(ROWS) <= kinds
+    assert set(ROWS) <= kinds()
     for text, blobs in NETS:
         files = save(tmp_path, text, {name: arrays for name, arrays in blobs.items() if arrays})
         found = lower(load(*files))

@@ -132,13 +132,13 @@ def test_the_size_that_images_are_made(transform: str, size: tuple[int | None, .
 
 
 def test_a_type_of_ones_own(tmp_path: Path) -> None:
-    register("Mish", lambda b: [b.node("Mul", b.x, b.node("Tanh", b.node("Softplus", b.x)))], in_place=True)
+    register("MyMish", lambda b: [b.node("Mul", b.x, b.node("Tanh", b.node("Softplus", b.x)))], in_place=True)
     try:
         x = noise("x", 2, 3)
-        y = compute(tmp_path, net(layer("ReLU", "", "x", "y", "r"), layer("Mish", "", "y"), x=x.shape), {"x": x})
+        y = compute(tmp_path, net(layer("ReLU", "", "x", "y", "r"), layer("MyMish", "", "y"), x=x.shape), {"x": x})
         close(y, x.clip(0) * np.tanh(np.log1p(np.exp(x.clip(0)))))
     finally:
-        del ROWS["Mish"]
+        del ROWS["MyMish"]
 
 
 def test_constants_that_are_stored_blobs_can_be_told_from_others(tmp_path: Path) -> None:

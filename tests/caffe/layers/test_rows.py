@@ -132,9 +132,9 @@ def test_a_wrong_role_is_caught(kind: str, role: Role, tmp_path: Path, monkeypat
 
 
 def test_a_row_without_a_case_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ROWS, "Mish", ROWS["TanH"])
-    with pytest.raises(AssertionError, match="no case for Mish: add a layer and its formula"):
-        walk("Mish", tmp_path)
-    monkeypatch.setitem(ROWS, "LMDBData", ROWS["Data"])
-    with pytest.raises(AssertionError, match="no role for LMDBData"):
-        play("LMDBData", tmp_path)
+    monkeypatch.setitem(ROWS, "OfNobody", ROWS["TanH"])
+    with pytest.raises(AssertionError, match="no case for OfNobody: add a layer and its formula"):
+        walk("OfNobody", tmp_path)
+    monkeypatch.setitem(ROWS, "OfNobody", ROWS["Data"])
+    with pytest.raises(AssertionError, match="no role for OfNobody"):
+        play("OfNobody", tmp_path)
