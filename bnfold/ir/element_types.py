@@ -15,6 +15,7 @@ _NAMES = {
 }  # fmt: skip
 _DTYPES = {code: np.dtype(name).newbyteorder("<") for code, name in _NAMES.items()}
 _CODES = {name: code for code, name in _NAMES.items()} | {"bfloat16": _BFLOAT16}
+FLOAT_CODE, INT64_CODE, BOOL_CODE = (_CODES[name] for name in ("float32", "int64", "bool"))
 OPAQUE = np.dtype("V1")
 """Stands for element types that no fold touches: strings, and floats and integers of 8 bits and less in new formats."""
 
@@ -26,6 +27,11 @@ def element_type(code: int) -> DType:
 
         return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
     return _DTYPES.get(code, OPAQUE)
+
+
+def is_float(dtype: DType) -> bool:
+    """Whether a dtype is one of floats: NumPy has no kind for bfloat16."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def element_code(dtype: DType) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.element_types import is_float
 from ..ir.graph import Array, Node, Tensor
 from ..ir.shapes.arguments import slice_places
 
@@ -147,4 +148,4 @@ class Expressions:
 
 
 def _letter(dtype: np.dtype[Any]) -> str:
-    return "f" if dtype.name == "bfloat16" else dtype.kind
+    return "f" if is_float(dtype) else dtype.kind

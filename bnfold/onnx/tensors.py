@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import BnfoldError, InputError
 from ..files import open_mapped
-from ..ir.element_types import OPAQUE, DType, element_type
+from ..ir.element_types import OPAQUE, DType, element_type, is_float
 from ..ir.graph import Array, Tensor
 from ..protobuf import Field
 from .messages import Data, StoredSparse, StoredTensor
@@ -191,7 +191,7 @@ class Tensors:
         found = _varints(np.frombuffer(content, np.uint8))
         if found is None:
             raise self._fault(name, "holds an integer that does not end")
-        if dtype.kind == "f" or dtype.name == "bfloat16":
+        if is_float(dtype):
             return found.astype(np.uint16).view(dtype)
         return found.astype(dtype, copy=False)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir.graph import Node, content_readers
+from ..ir.shapes.arguments import padding_name
 from ..ir.shapes.windows import hollow, padded
 from . import moves, transfer
 from .affine import Float64
@@ -65,7 +66,7 @@ def _mirrored(node: Node, array: Float64) -> None:
 
 def _plain_fill(node: Node) -> bool:
     """Whether a Pad brings in elements that are none of its input's."""
-    pads = transfer.constant_integers(node, "pads" if "pads" in node.attributes else "paddings", 1) or []
+    pads = transfer.constant_integers(node, padding_name(node), 1) or []
     return bool(node.attribute("mode", "constant") == "constant") and any(pad > 0 for pad in pads)
 
 

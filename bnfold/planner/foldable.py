@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..ir.element_types import is_float
 from ..ir.graph import Node, Tensor, Value
 from ..ir.shapes.windows import even, padded
 from .affine import Affine, Float64, Layout, batch_norm_affine
@@ -60,9 +61,9 @@ def _weights(node: Node, slot: int) -> Tensor:
 
 
 def _floats(carrier: Tensor | Value | None) -> bool:
-    """Whether its elements are floats; what has an unknown type passes. NumPy has no kind for bfloat16."""
+    """Whether its elements are floats; what has an unknown type passes."""
     dtype = carrier.dtype if carrier is not None else None
-    return dtype is None or dtype.kind == "f" or dtype.name == "bfloat16"
+    return dtype is None or is_float(dtype)
 
 
 def _constant_bias(node: Node, slot: int) -> Tensor | None:

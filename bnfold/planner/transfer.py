@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..ir.graph import Contradiction, Node, Value
-from ..ir.shapes.arguments import given, integers
+from ..ir.shapes.arguments import given, integers, padding_name
 from ..ir.shapes.check import broadcast
 from .affine import Float64
 from .records import Refusal
@@ -159,7 +159,7 @@ def spatial_axes(node: Node, rank: int) -> list[int]:
 
 def padded_axes(node: Node, rank: int) -> list[int]:
     """The axes that a Pad extends or cuts."""
-    pads = constant_integers(node, "pads" if "pads" in node.attributes else "paddings", 1) or []
+    pads = constant_integers(node, padding_name(node), 1) or []
     axes = constant_integers(node, "axes", 3)
     axes = list(range(rank)) if axes is None else axes
     return [within(node, axis, rank) for i, axis in enumerate(axes) if any(pads[i :: len(axes)])]

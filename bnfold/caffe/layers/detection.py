@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from ...ir.element_types import FLOAT_CODE, INT64_CODE
 from ...ir.graph import Array, Value
 from .. import caffe_pb2 as pb
 from .builder import Builder, Unknown
@@ -184,7 +185,7 @@ def yolov3_detection_output(b: Builder) -> list[Value]:
     best = b.node("Transpose", best)
     overlap = float(np.nextafter(np.float32(p.nms_threshold), np.float32(0)))  # Caffe suppresses at the threshold, too
     where = _suppressed(b, boxes, best, overlap, p.confidence_threshold)
-    label = b.node("Cast", b.node("GatherND", label, b.node("Gather", where, [1], axis=1)), to=1)
+    label = b.node("Cast", b.node("GatherND", label, b.node("Gather", where, [1], axis=1)), to=FLOAT_CODE)
     return [_or_none(b, _rows(b, 0, b.node("Add", label, 1.0), boxes, best, where), b.extent(b.x, 0))]
 
 
@@ -257,6 +258,6 @@ def _or_none(b: Builder, found: Value, batch: int) -> Value:
     none = np.full((batch, 7), -1, np.float32)
     none[:, 0] = np.arange(batch)
     count = b.node("Slice", b.node("Shape", found), [0], [1])
-    fallback = b.node("Mul", b.node("Cast", b.node("Equal", count, [0]), to=7), [batch])
+    fallback = b.node("Mul", b.node("Cast", b.node("Equal", count, [0]), to=INT64_CODE), [batch])
     kept = b.node("Slice", b.node("Concat", found, none, axis=0), [0], b.node("Add", count, fallback), [0])
     return b.node("Unsqueeze", kept, [0, 1])

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ...ir.element_types import FLOAT_CODE
 from ...ir.graph import Value
 from .. import caffe_pb2 as pb
 from ..net import Layer
 from .builder import Builder
 
 SUM, PROD, MAX = (pb.EltwiseParameter.EltwiseOp.Value(name) for name in ("SUM", "PROD", "MAX"))
-TO_FLOAT = 1
 
 
 def operator(op: str) -> Callable[[Builder], list[Value]]:
@@ -82,7 +82,7 @@ def clip(b: Builder) -> list[Value]:
 
 def threshold(b: Builder) -> list[Value]:
     """1 where x > threshold, else 0."""
-    return [b.node("Cast", b.node("Greater", b.x, b.param.threshold_param.threshold), to=TO_FLOAT)]
+    return [b.node("Cast", b.node("Greater", b.x, b.param.threshold_param.threshold), to=FLOAT_CODE)]
 
 
 def times(b: Builder, x: Value, factor: float) -> Value:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.element_types import INT64_CODE
 from ...ir.graph import Array, Value
 from ...ir.shapes.check import product
 from ...ir.shapes.windows import Axis, window_attributes
@@ -100,20 +101,22 @@ def _convolve(b: Builder, groups: int, transposed: bool) -> list[Value]:
     rank = (len(stored) if b.x.shape is None else len(b.x.shape) - axis + 1) - 2
     if rank < 1:
         raise b.fail(f"type {b.layer.type} along axis {axis} needs spatial axes, and {b.x.name} has shape {b.x.shape}")
-    taps = _window(b, rank)
-    weight, bias = _parameters(b, axis, groups, taps, transposed)
-    attributes = {**window_attributes(taps), "dilations": [axis.dilation for axis in taps], "group": groups}
+    windows = _window(b, rank)
+    weight, bias = _parameters(b, axis, groups, windows, transposed)
+    attributes = {**window_attributes(windows), "dilations": [axis.dilation for axis in windows], "group": groups}
     op = "ConvTranspose" if transposed else "Conv"
     tops = []
     for x in b.bottoms:
-        _check_extents(b, x, axis, taps, transposed)
+        _check_extents(b, x, axis, windows, transposed)
         flat = x if axis == 1 else b.reshape(x, (product(b.known(x)[:axis]), *b.dims(x)[axis:]))
         y = b.node(op, flat, weight, bias, **attributes)
         tops.append(y if axis == 1 else b.reshape(y, (*b.dims(x)[:axis], *b.dims(y)[1:])))
     return tops
 
 
-def _parameters(b: Builder, axis: int, groups: int, taps: list[Axis], transposed: bool) -> tuple[Value, Value | None]:
+def _parameters(
+    b: Builder, axis: int, groups: int, windows: list[Axis], transposed: bool
+) -> tuple[Value, Value | None]:
     """Weight and bias; behind an unknown shape the stored weight says how many channels come in."""
     p = b.param.convolution_param
     outs, ins = p.num_output, None if b.x.shape is None else b.x.shape[axis]
@@ -123,25 +126,25 @@ def _parameters(b: Builder, axis: int, groups: int, taps: list[Axis], transposed
     if not ins or ins % groups or outs % groups:
         raise b.fail(f"{ins} input and {outs} output channels do not divide into {groups} groups")
     first, second = (ins, outs) if transposed else (outs, ins)
-    weight = b.blob(0, (first, second // groups, *(axis.kernel for axis in taps)))
+    weight = b.blob(0, (first, second // groups, *(axis.kernel for axis in windows)))
     return weight, b.blob(1, (outs,)) if p.bias_term else None
 
 
-def _check_extents(b: Builder, x: Value, axis: int, taps: list[Axis], transposed: bool) -> None:
+def _check_extents(b: Builder, x: Value, axis: int, windows: list[Axis], transposed: bool) -> None:
     """Raises InputError where no position of the window is left."""
     if x.shape is None:
         return
-    if len(x.shape) - axis - 1 != len(taps):
-        raise b.fail(f"{x.name} has shape {x.shape} and the window {len(taps)} axes")
-    for extent, tap in zip(x.shape[axis + 1 :], taps, strict=True):
+    if len(x.shape) - axis - 1 != len(windows):
+        raise b.fail(f"{x.name} has shape {x.shape} and the window {len(windows)} axes")
+    for extent, window in zip(x.shape[axis + 1 :], windows, strict=True):
         if extent is None:
             continue
-        begin, end = tap.before, tap.after
-        if transposed and tap.transposed(extent) is None:
+        begin, end = window.before, window.after
+        if transposed and window.transposed(extent) is None:
             raise b.fail(f"the padding, {begin} and {end}, takes away all of the result of {x.name} {x.shape}")
-        if not transposed and tap.count(extent) is None:
+        if not transposed and window.count(extent) is None:
             room = extent + begin + end
-            raise b.fail(f"the kernel reaches over {tap.reach} of the {room} positions of {x.name} {x.shape}")
+            raise b.fail(f"the kernel reaches over {window.reach} of the {room} positions of {x.name} {x.shape}")
 
 
 def inner_product(b: Builder) -> list[Value]:
@@ -193,7 +196,7 @@ def embed(b: Builder) -> list[Value]:
     p = b.param.embed_param
     b.want_blobs(1 + p.bias_term)
     b.positive(input_dim=p.input_dim, num_output=p.num_output)
-    index = b.node("Cast", b.x, to=7)
+    index = b.node("Cast", b.x, to=INT64_CODE)
     y = b.node("Gather", b.blob(0, (p.input_dim, p.num_output)), index, axis=0)
     return [b.node("Add", y, b.blob(1, (p.num_output,))) if p.bias_term else y]
 
@@ -203,18 +206,18 @@ def im2col(b: Builder) -> list[Value]:
     axis = b.axis(b.x, b.param.convolution_param.axis)
     shape = b.known(b.x)
     rank = len(shape) - axis - 1
-    taps = _window(b, rank)
-    _check_extents(b, b.x, axis, taps, transposed=False)
-    kernel, strides, pads = window_attributes(taps).values()
+    windows = _window(b, rank)
+    _check_extents(b, b.x, axis, windows, transposed=False)
+    kernel, strides, pads = window_attributes(windows).values()
     if math.prod(kernel) > _MOST_TAPS:
         raise Unknown(f"a window of {kernel} is too large to be taken apart")
     zeros = [0] * (axis + 1)
     padded = b.node("Pad", b.x, zeros + pads[:rank] + zeros + pads[rank:]) if any(pads) else b.x
     axes = list(range(axis + 1, len(shape)))
-    counts = [tap.count(extent) or 0 for extent, tap in zip(shape[axis + 1 :], taps, strict=True)]
+    counts = [window.count(extent) or 0 for extent, window in zip(shape[axis + 1 :], windows, strict=True)]
     columns = []
     for at in np.ndindex(*kernel):
-        starts = [i * tap.dilation for i, tap in zip(at, taps, strict=True)]
+        starts = [i * window.dilation for i, window in zip(at, windows, strict=True)]
         ends = [start + (n - 1) * stride + 1 for start, n, stride in zip(starts, counts, strides, strict=True)]
         piece = b.node("Slice", padded, starts, ends, axes, strides)
         columns.append(b.node("Unsqueeze", piece, [axis + 1]))
@@ -224,4 +227,4 @@ def im2col(b: Builder) -> list[Value]:
 
 def index_of(b: Builder, value: Value) -> Value:
     """Indices, which Caffe keeps as floats, as int64."""
-    return value if value.dtype == INT64 else b.node("Cast", value, to=7)
+    return value if value.dtype == INT64 else b.node("Cast", value, to=INT64_CODE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from ...ir.element_types import BOOL_CODE, FLOAT_CODE
 from ...ir.graph import Shape, Value
 from ...ir.shapes.check import product
 from .. import caffe_pb2 as pb
@@ -204,7 +205,7 @@ def filter_(b: Builder) -> list[Value]:
     for x in items:
         if not all(map(b.dims, (x, selector))) or not _may_be(b.dims(x)[0], b.dims(selector)[0]):
             raise b.fail(f"the selector {selector.shape} does not go with {x.name} {x.shape}")
-    chosen = b.node("Cast", b.node("Reshape", selector, [-1]), to=9)
+    chosen = b.node("Cast", b.node("Reshape", selector, [-1]), to=BOOL_CODE)
     return [b.node("Compress", x, chosen, axis=0) for x in items]
 
 
@@ -246,7 +247,7 @@ def arg_max(b: Builder) -> list[Value]:
         raise b.fail(f"top_k is {p.top_k} of {extent} elements")
     back = b.node("Slice", x, [-1], [-(2**31)], [axis], [-1])
     values, places = b.nodes_of("TopK", [back, [p.top_k]], 2, axis=axis)
-    indices = b.node("Cast", b.node("Sub", [extent - 1], places), to=1)
+    indices = b.node("Cast", b.node("Sub", [extent - 1], places), to=FLOAT_CODE)
     if along:
         return [values if p.out_max_val else indices]
     tail = (p.top_k, *(1,) * (max(len(shape), 3) - 3))

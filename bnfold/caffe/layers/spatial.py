@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...ir.element_types import FLOAT_CODE, INT64_CODE
 from ...ir.graph import Value
 from ...ir.shapes.windows import Axis, window_attributes
 from .. import caffe_pb2 as pb
@@ -168,7 +169,7 @@ def _with_mask(b: Builder, pool: _Pool) -> list[Value]:
     if len(b.nodes) > first + 1:
         raise Unknown("the mask of an empty pooling window has no description")
     indices = b.add_output(node)
-    return [y, b.node("Cast", b.node("Mod", indices, [height * width]), to=1)]
+    return [y, b.node("Cast", b.node("Mod", indices, [height * width]), to=FLOAT_CODE)]
 
 
 def spp(b: Builder) -> list[Value]:
@@ -259,7 +260,7 @@ def _unpooled(b: Builder, p: pb.UpsampleParameter) -> Value:
         raise b.fail(f"{b.x.name} {b.x.shape} cannot be brought to {size} by scale, upsample_h and _w, and pad_out")
     plane = [n, channels, -1]
     empty = b.node("Expand", 0.0, [n, channels, size[0] * size[1]])
-    places = b.node("Cast", b.node("Reshape", b.bottoms[1], plane), to=7)
+    places = b.node("Cast", b.node("Reshape", b.bottoms[1], plane), to=INT64_CODE)
     filled = b.node("ScatterElements", empty, places, b.node("Reshape", b.x, plane), axis=2)
     return b.reshape(filled, (n, channels, *size))
 

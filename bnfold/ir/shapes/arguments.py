@@ -34,6 +34,11 @@ def integers(node: Node, name: str, index: int) -> tuple[int, ...] | None:
     return None if found is None or None in found else tuple(v for v in found if v is not None)
 
 
+def padding_name(node: Node) -> str:
+    """What a Pad calls its padding where that is an attribute: opset 1 had another word for it."""
+    return "pads" if "pads" in node.attributes else "paddings"
+
+
 def reals(node: Node, name: str, index: int) -> tuple[float, ...] | None:
     """An argument of floats by attribute or constant input; None when it is absent or not constant."""
     if name in node.attributes:

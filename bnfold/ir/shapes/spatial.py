@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..graph import Node, Shape
 from . import check
-from .arguments import contents, input_shape, integers, reals, with_extents
+from .arguments import contents, input_shape, integers, padding_name, reals, with_extents
 from .windows import WEIGHTS, Axis, windows
 
 
@@ -98,8 +98,7 @@ def roi_shape(node: Node) -> list[Shape | None]:
 def pad_shape(node: Node) -> list[Shape | None]:
     """Each extent with what is added before and behind it."""
     data = input_shape(node)
-    name = "paddings" if "paddings" in node.attributes else "pads"
-    pads, axes = integers(node, name, 1), integers(node, "axes", 3)
+    pads, axes = integers(node, padding_name(node), 1), integers(node, "axes", 3)
     check.single(node, 2, "value")
     if pads is not None and axes is not None:
         check.length("pads", pads, 2 * len(axes))

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from ..element_types import DType, element_type
+from ..element_types import FLOAT_CODE, DType, element_type
 from ..graph import Contradiction, Node, Shape
 from . import layout, made, matrix, spatial
 from .check import sensible
@@ -155,7 +155,7 @@ TYPES: dict[str, Callable[[Node], list[DType | None]]] = {
     **dict.fromkeys(_INDICES.split(), _typed(_INT64)),
     **dict.fromkeys(("Cast",), _named("to", None)),
     **dict.fromkeys(("EyeLike", "Bernoulli", "RandomNormalLike", "RandomUniformLike"), _named("dtype", None)),
-    **dict.fromkeys(("RandomNormal", "RandomUniform"), _named("dtype", 1)),
+    **dict.fromkeys(("RandomNormal", "RandomUniform"), _named("dtype", FLOAT_CODE)),
     **dict.fromkeys(("ConvInteger", "MatMulInteger"), _typed(_INT32)),
     **dict.fromkeys(("CastLike", "Where", "DequantizeLinear"), _input_type(1)),
     **dict.fromkeys(("QuantizeLinear", "OneHot"), _input_type(2)),
