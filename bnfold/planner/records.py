@@ -34,9 +34,13 @@ HINTS = {
 """What can be done, by the code of a refusal that brings no hint of its own."""
 
 
+_BN = r"BN(?![a-z]|LL)"
+"""In the name of a type, but for BNLL, which is an activation."""
+
+
 def is_batch_norm(kind: str) -> bool:
-    """Whether a type is a BatchNorm in any of its spellings, of Caffe's forks or of ONNX."""
-    return "BatchNorm" in kind or kind in ("BN", "SyncBN")
+    """Whether a type is a BatchNorm by its name, in any of the spellings of Caffe, its forks and ONNX."""
+    return re.search(f"BatchNorm|{_BN}", kind) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ class Opaque:
     @property
     def normalises(self) -> bool:
         """Whether it is a normalisation by its name, and so a BatchNorm that may have been left."""
-        return not self.source and re.search(r"(?i:norm)|BN(?![a-z]|LL)", self.type) is not None
+        return not self.source and re.search(f"(?i:norm)|{_BN}", self.type) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,5 +100,5 @@ def test_plain_text_cuts_nothing() -> None:
 
 
 def test_spellings_of_batch_norm() -> None:
-    assert all(map(is_batch_norm, ["BatchNorm", "BN", "SyncBN", "CuDNNBatchNorm", "BatchNormalization"]))
-    assert not any(map(is_batch_norm, ["Scale", "Mul", "LayerNormalization", "BNLL"]))
+    assert all(map(is_batch_norm, ["BatchNorm", "BN", "SyncBN", "FusedBN", "CuDNNBatchNorm", "BatchNormalization"]))
+    assert not any(map(is_batch_norm, ["Scale", "Mul", "LayerNormalization", "BNLL", "BNet"]))
