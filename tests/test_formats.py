@@ -126,7 +126,9 @@ SAMPLES: dict[str, list[bytes]] = {
     "a picture": [b"\x89PNG\r\n\x1a\n" + bytes(20), b"\xff\xd8\xff\xe0" + bytes(20)],
     "a language model (GGUF)": [b"GGUF\3\0\0\0" + bytes(16)],
     "a file of MXNet's weights": [b"\x12\1" + bytes(14) + b"\1" + bytes(7)],
-    "a file of Darknet's weights": [b"\0\0\0\0\2\0\0\0\5\0\0\0" + bytes(range(64))],
+    "a file of Darknet's weights": [
+        b"\0\0\0\0%c\0\0\0\5\0\0\0" % version + bytes(range(64)) for version in (1, 2)
+    ],
     "a text in UTF-16": [NET.encode("utf-16"), NET.encode("utf-16-le"), NET.encode("utf-16-be")],
     "an OpenVINO network (IR)": [b'<?xml version="1.0"?>\n<net name="n" version="11">\n</net>', b'<net version="7">'],
     "an XML text, perhaps a server's answer, not the file itself": [
