@@ -51,7 +51,7 @@ def given(*inputs: Any, gives: np.ndarray, **attributes: Any) -> list[Case]:
 
 ARITHMETIC = "Add BitShift BitwiseAnd BitwiseOr BitwiseXor Div Max Mean Min Mod Mul Pow Sub Sum"
 COMPARISONS = "And Equal Greater GreaterOrEqual Less LessOrEqual Or Xor"
-BYTE = np.zeros((), np.uint8)
+BYTE, ONE = np.zeros((), np.uint8), np.ones((), F)
 
 OWN: dict[str, list[Case]] = {
     **dict.fromkeys(ARITHMETIC.split(), given((3, 1), (2, 1, 4), gives=np.zeros((2, 3, 4), F))),
@@ -69,6 +69,18 @@ OWN: dict[str, list[Case]] = {
     "MatMulInteger": given(
         np.zeros((2, 3, 4), np.uint8), np.zeros((4, 5), np.uint8), gives=np.zeros((2, 3, 5), np.int32)
     ),
+    "QLinearMatMul": given(
+        np.zeros((2, 3), np.uint8),
+        ONE,
+        BYTE,
+        np.zeros((3, 4), np.int8),
+        ONE,
+        np.zeros((), np.int8),
+        ONE,
+        np.zeros((), np.int8),
+        gives=np.zeros((2, 4), np.int8),
+    ),
+    "Dropout": [Case([np.zeros((2, 3), np.float16)], [np.zeros((2, 3), np.float16)] * 2, {}, 7)],
     "Cast": given((2, 3), gives=np.zeros((2, 3), INT), to=onnx.TensorProto.INT64),
     "CastLike": given((2, 3), np.zeros(1, INT), gives=np.zeros((2, 3), INT)),
     "GlobalLpPool": given((2, 3, 4, 5), gives=np.zeros((2, 3, 1, 1), F)),
@@ -82,8 +94,8 @@ OWN: dict[str, list[Case]] = {
     "ParametricSoftplus": given((2, 3), gives=np.zeros((2, 3), F)),
     "ScaledTanh": given((2, 3), gives=np.zeros((2, 3), F)),
 }
-"""What onnx's node tests lack: a first operand that is repeated, several channels, a batch, operators that draw random
-numbers, and experimental ones that are gone."""
+"""What onnx's node tests lack: a first operand that is repeated, several channels, a batch, types that differ, old
+opsets, operators that draw random numbers, and experimental ones that are gone."""
 
 OPEN = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
 """What these give depends on the content of their inputs: of its shape no more than the rank is known."""

@@ -48,6 +48,13 @@ def fill_at_run_time(net: Net, x: Value) -> Value:
     return net.op("Pad", x, [0, 0, 1, 1, 0, 0, 1, 1], net.op("Sigmoid", net.input()))  # type: ignore[no-any-return]
 
 
+def indices_that_are_read(net: Net, x: Value) -> Value:
+    """With a multiplier that makes numbers equal which were not, it would find others."""
+    pooled, indices = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], tops=2)
+    net.output(indices)
+    return pooled  # type: ignore[no-any-return]
+
+
 def crop_and_resize(net: Net, x: Value) -> Value:
     how = {"coordinate_transformation_mode": "tf_crop_and_resize", "mode": "nearest"}
     return net.op("Resize", x, ramp(8), np.array([1.0, 1.0, 2.0, 2.0]), **how)  # type: ignore[no-any-return]
@@ -69,9 +76,13 @@ def test_what_a_parameter_forbids_is_said(what: str) -> None:
 
 @pytest.mark.parametrize(
     ("build", "code", "sentence"),
-    [(own_scales, "dynamic", "chooses its scales"), (crop_and_resize, "padding", "a constant outside the image")],
+    [
+        (own_scales, "dynamic", "chooses its scales"),
+        (crop_and_resize, "padding", "a constant outside the image"),
+        (indices_that_are_read, "indices", "the indices that MaxPool 'MaxPool1' finds are read"),
+    ],
 )
-def test_a_resize_that_goes_its_own_way_says_so(build: Callable[[Net, Value], Value], code: str, sentence: str) -> None:
+def test_what_goes_its_own_way_says_so(build: Callable[[Net, Value], Value], code: str, sentence: str) -> None:
     (decision,) = behind_conv(build).plan().decisions
     assert any(r.code == code and sentence in r.sentence for r in decision.reasons), decision.reasons
 
