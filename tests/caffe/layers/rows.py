@@ -235,6 +235,7 @@ CASES: dict[str, list[Case]] = {
     "Permute": [
         on("permute_param { order: 0 order: 2 order: 3 order: 1 }", lambda x: x.transpose(0, 2, 3, 1)),
         on("permute_param { order: 0 order: 2 }", lambda x: x.transpose(0, 2, 1, 3)),
+        on("permute_param { order: 0 order: 1 }", lambda x: x),
     ],
     "Reduction": [
         on("reduction_param { axis: 1 coeff: 0.5 }", lambda x: 0.5 * x.sum((1, 2, 3))),
@@ -251,7 +252,7 @@ CASES: dict[str, list[Case]] = {
     "ShuffleChannel": [on("shuffle_channel_param { group: 4 }", f.shuffle(4), EVEN)],
     "Slice": [
         on("slice_param { slice_point: 1 slice_point: 3 }", lambda x: [x[:, :1], x[:, 1:3], x[:, 3:]]),
-        on("slice_param { axis: 3 }", lambda x: [x[..., :3], x[..., 3:]]),
+        on("slice_param { axis: 3 }", lambda x: [x[..., :3], x[..., 3:]]), on("", lambda x: x),
     ],
     "Split": [on("", lambda x: [x, x, x])],
     "Tile": [
@@ -308,3 +309,12 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(SINKS.split(), Role.SINK),
 }
 """Types that compute nothing -> what they are to a net."""
+
+OVER = (
+    "BN BNLL BatchNorm Bias Clip CuDNNBatchNorm Dropout ELU Eltwise Exp Log MVN PReLU Power ReLU ReLU6 Scale Sigmoid "
+    "Softmax Swish SyncBN TanH Threshold"
+)
+IN_PLACE = frozenset(OVER.split())
+"""Types whose top may be their first bottom, an Eltwise's product among them: nothing is read that was written over."""
+SHARING = frozenset(("Concat", "Flatten", "Permute", "Reshape", "Slice", "Split"))
+"""Types whose top is, in one of their cases, the memory of their bottom: Caffe's ShareData."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bnfold.caffe.layers.table import ROWS, Role, Row
+from bnfold.caffe.lowered import Lowered
 from bnfold.caffe.lowering import lower
 from bnfold.caffe.net import load
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, InputError
 
-from ..build import data, layer, run, save
-from .rows import CASES, ROLES
+from ..build import Array, data, layer, run, save
+from .rows import CASES, IN_PLACE, ROLES, SHARING, Case
 
 NOTHING = {"none": [np.zeros(1)]}
 """A caffemodel has at least one layer."""
@@ -24,12 +27,17 @@ TOLERANCE = 1e-5
 """Relative to the largest element of a top, in float32."""
 
 
+def expected(case: Case) -> list[Array]:
+    """The tops that the formula gives, in float64."""
+    wanted = case.formula(*(a.astype(np.float64) for a in case.bottoms + case.blobs))
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
 def walk(kind: str, folder: Path) -> None:
     """Run each case of a type; raises AssertionError where a top is not what its formula says."""
     assert kind in CASES, f"no case for {kind}: add a layer and its formula to CASES in tests/caffe/layers/rows.py"
     for case in CASES[kind]:
-        wanted = case.formula(*(a.astype(np.float64) for a in case.bottoms + case.blobs))
-        tops = wanted if isinstance(wanted, list) else [wanted]
+        tops = expected(case)
         inputs = {f"x{i}": array for i, array in enumerate(case.bottoms)}
         names = [f"y{i}" for i in range(len(tops))]
         text = "".join(data(*array.shape, name=name) for name, array in inputs.items())
@@ -67,6 +75,32 @@ def play(kind: str, folder: Path) -> None:
 @pytest.mark.parametrize("kind", [kind for kind, row in ROWS.items() if row.role is not Role.PLAIN])
 def test_plays_its_role(kind: str, tmp_path: Path) -> None:
     play(kind, tmp_path)
+
+
+def lowered(kind: str, case: Case, top: str, behind: str, folder: Path) -> Lowered:
+    """A layer from x0 and others to `top` and others, and what stands behind it."""
+    tops = [top, *(f"other{i}" for i in range(1, len(expected(case))))]
+    inputs = {f"x{i}": array for i, array in enumerate(case.bottoms)}
+    text = "".join(data(*array.shape, name=name) for name, array in inputs.items())
+    text += layer(kind, "l", " ".join(inputs), " ".join(tops), case.text) + behind
+    return lower(load(*save(folder, text, {"l": case.blobs} if case.blobs else NOTHING)))
+
+
+def lie(kind: str, folder: Path) -> None:
+    """See where the top of a type may lie: over its bottom, and in the memory of that."""
+    cases = [case for case in CASES[kind] if case.bottoms]
+    over, later = False, layer("ReLU", "r", "y", "y") + layer("TanH", "t", "x0", "z")
+    for case in cases:
+        with contextlib.suppress(InputError):
+            over |= not lowered(kind, case, "x0", "", folder).opaque
+    shared = any(lowered(kind, case, "y", later, folder).clobbered for case in cases)
+    assert over == (kind in IN_PLACE), f"{kind} in place"
+    assert shared == (kind in SHARING), f"the memory of {kind}"
+
+
+@pytest.mark.parametrize("kind", [kind for kind, row in ROWS.items() if row.role is Role.PLAIN and row.bottoms[1]])
+def test_lies_where_caffe_puts_it(kind: str, tmp_path: Path) -> None:
+    lie(kind, tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------- mutants
@@ -116,6 +150,22 @@ def test_a_wrong_row_is_caught(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(ROWS, kind, WRONG[kind]())
     with pytest.raises((AssertionError, BnfoldError)):
         walk(kind, tmp_path)
+
+
+WRONG_PLACES = [
+    ("AbsVal", {"in_place": ROWS["ReLU"].in_place}), ("Tile", {"in_place": ROWS["ReLU"].in_place}),
+    ("Softmax", {"in_place": ROWS["Tile"].in_place}), ("Permute", {"shares": ROWS["Tile"].shares}),
+    ("Reshape", {"shares": ROWS["Tile"].shares}), ("Reverse", {"shares": ROWS["Split"].shares}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "how"), WRONG_PLACES)
+def test_a_wrong_place_is_caught(
+    kind: str, how: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ROWS, kind, replace(ROWS[kind], **how))
+    with pytest.raises(AssertionError, match=f"{kind} in place|the memory of {kind}"):
+        lie(kind, tmp_path)
 
 
 WRONG_ROLES = [
