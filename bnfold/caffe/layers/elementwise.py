@@ -150,7 +150,7 @@ def eltwise(b: Builder) -> list[Value]:
 
 def eltwise_in_place(layer: Layer) -> bool:
     """PROD multiplies the first two bottoms before it writes; SUM and MAX clear the top before they read."""
-    return bool(layer.param.eltwise_param.operation == PROD) and layer.tops[0] in layer.bottoms[:2]
+    return bool(layer.param.eltwise_param.operation == PROD)
 
 
 def axpy(b: Builder) -> list[Value]:

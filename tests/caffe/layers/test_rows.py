@@ -103,6 +103,17 @@ def test_lies_where_caffe_puts_it(kind: str, tmp_path: Path) -> None:
     lie(kind, tmp_path)
 
 
+@pytest.mark.parametrize(("operation", "may"), [("PROD", True), ("SUM", False), ("MAX", False)])
+def test_of_an_eltwise_only_the_product_lies_over_its_bottom(operation: str, may: bool, tmp_path: Path) -> None:
+    x = CASES["TanH"][0].bottoms[0]
+    case = Case(f"eltwise_param {{ operation: {operation} }}", lambda *inputs: inputs[0], (x, x))
+    if may:
+        assert not lowered("Eltwise", case, "x0", "", tmp_path).opaque
+    else:
+        with pytest.raises(InputError, match="in place overwrites its bottom"):
+            lowered("Eltwise", case, "x0", "", tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------------------- mutants
 
 
