@@ -222,7 +222,10 @@ def _verified(
     if not any(plan.changes for plan in plans.values()) and _equal(original.sources, folded.sources):
         return replace(result, verification=Verification(identical=True))
     watched = probes(original, plans)
-    runnables = original.runnable([t.original for t in watched]), folded.runnable([t.folded for t in watched])
+    runnables = (
+        original.runnable([probe.original for probe in watched]),
+        folded.runnable([probe.folded for probe in watched]),
+    )
     outputs = [value.name for value in original.graphs()[0].outputs]
     verification: Verification = verifier.compare(*runnables, outputs, watched)
     result = replace(result, verification=verification)

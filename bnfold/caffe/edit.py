@@ -243,10 +243,12 @@ def _absorb_alike(one: tuple[Node, Absorbed] | None, other: tuple[Node, Absorbed
     """
     if one is None or other is None:
         return one is other
-    roles = [role for node, _ in (one, other) if isinstance(role := linear(node), Linear)]
-    filters = {role.weight.key for role in roles} if one[1].pre_b.any() else set()
+    operators = [found for node, _ in (one, other) if isinstance(found := linear(node), Linear)]
+    filters = {operator.weight.key for operator in operators} if one[1].pre_b.any() else set()
     parts = zip(one[1].parts, other[1].parts, strict=True)
-    return roles[0].layout == roles[1].layout and len(filters) < 2 and all(np.array_equal(a, b) for a, b in parts)
+    return (
+        operators[0].layout == operators[1].layout and len(filters) < 2 and all(np.array_equal(a, b) for a, b in parts)
+    )
 
 
 def _copied(blob: AnyBlob) -> NewBlob:
@@ -255,23 +257,27 @@ def _copied(blob: AnyBlob) -> NewBlob:
 
 def _folded_blobs(layer: Layer, node: Node, taken: Absorbed) -> Iterator[AnyBlob]:
     """The weights and the bias of a layer that has absorbed `taken`; a bias only where there is one to have."""
-    role = linear(node)
-    assert isinstance(role, Linear)  # the plan names linear nodes only
+    operator = linear(node)
+    assert isinstance(operator, Linear)  # the plan names linear nodes only
     weight = layer.blobs[0]
     untouched = (taken.post_a == 1).all() and (taken.pre_a == 1).all()
-    load = partial(_folded_weight, role, weight, taken)
+    load = partial(_folded_weight, operator, weight, taken)
     yield weight if untouched else weight.like(load)
     if len(layer.blobs) > 1 or taken.post_b.any() or taken.pre_b.any():
-        outs = role.layout.channels(role.weight.shape)[0]
+        outs = operator.layout.channels(operator.weight.shape)[0]
         style = layer.blobs[1] if len(layer.blobs) > 1 else weight
         shape = style.shape if style is not weight else (1, 1, 1, outs) if weight.legacy else (outs,)
-        yield style.like(partial(_folded_bias, role, outs, taken, style.dtype), shape)
+        yield style.like(partial(_folded_bias, operator, outs, taken, style.dtype), shape)
 
 
-def _folded_weight(role: Linear, weight: Blob, taken: Absorbed) -> npt.NDArray[Any]:
-    return absorb_weight(role.weight.load().reshape(role.weight.shape), role.layout, taken).reshape(weight.shape)
+def _folded_weight(operator: Linear, weight: Blob, taken: Absorbed) -> npt.NDArray[Any]:
+    return absorb_weight(operator.weight.load().reshape(operator.weight.shape), operator.layout, taken).reshape(
+        weight.shape
+    )
 
 
-def _folded_bias(role: Linear, outs: int, taken: Absorbed, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    old = np.zeros(outs) if role.bias is None else role.bias.float64().reshape(-1)
-    return absorb_bias(old, role.weight.load().reshape(role.weight.shape), role.layout, role.gain, taken).astype(dtype)
+def _folded_bias(operator: Linear, outs: int, taken: Absorbed, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    old = np.zeros(outs) if operator.bias is None else operator.bias.float64().reshape(-1)
+    return absorb_bias(
+        old, operator.weight.load().reshape(operator.weight.shape), operator.layout, operator.gain, taken
+    ).astype(dtype)

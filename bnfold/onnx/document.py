@@ -138,10 +138,10 @@ class OnnxDocument:
         for scope, edit in edits.items():
             for node in scope.stored.nodes:
                 if node.name and node.name in names:
-                    edit.wire(node).nameless = True
+                    edit.wires_of(node).nameless = True
                 names.add(node.name)
                 if len(node.outputs) > 1 and not node.outputs[-1]:
-                    edit.wire(node).outputs = _trimmed(node.outputs)
+                    edit.wires_of(node).outputs = _trimmed(node.outputs)
         outputs = [value.name for value in main.stored.outputs]
         found = [name for name in dict.fromkeys(probes) if name in main.values]
         for name in found:

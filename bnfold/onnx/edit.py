@@ -39,7 +39,7 @@ class Edit:
     gone: set[str] = field(default_factory=set)
     outputs: list[Rope] = field(default_factory=list)
 
-    def wire(self, stored: StoredNode) -> Wires:
+    def wires_of(self, stored: StoredNode) -> Wires:
         """The wires of a node, to be changed."""
         if stored not in self.wires:
             self.wires[stored] = Wires(list(stored.inputs), list(stored.outputs))
@@ -139,7 +139,7 @@ class Editor:
             touched += value.readers
         for node in dict.fromkeys(touched):
             if stored_node(node) not in edit.instead:
-                wires = edit.wire(stored_node(node))
+                wires = edit.wires_of(stored_node(node))
                 wires.inputs = ["" if value is None else _present_name(plan, value) for value in node.inputs]
                 wires.outputs = [plan.name(value) for value in node.outputs]
 
@@ -159,7 +159,7 @@ class Editor:
             base = None if job.old is None else self.uses.base(job.old)
             wires = None
             if base is None or base not in alone:
-                wires = self.edits[scope].wire(stored_node(job.node))
+                wires = self.edits[scope].wires_of(stored_node(job.node))
                 wires.inputs += [""] * (job.slot + 1 - len(wires.inputs))
                 wires.inputs[job.slot] = self._beside(job, names)
                 self.uses.drop([job.old])
@@ -167,7 +167,7 @@ class Editor:
                 names[base] = base.name
                 self._replace(base, job.content)
             if job.kind == "bias" and job.node.attribute("beta", 1.0) != 1:
-                self.edits[scope].wire(stored_node(job.node)).without.add("beta")
+                self.edits[scope].wires_of(stored_node(job.node)).without.add("beta")
 
     def _identity(self, job: Job) -> tuple[Hashable, ...]:
         """Equal for two jobs that ask for the same numbers."""

@@ -36,26 +36,34 @@ class Job:
 def jobs(plan: Plan) -> Iterator[Job]:
     """All constants that the plan changes, node by node."""
     for node, taken in plan.weights.items():
-        role = linear(node)
-        if not isinstance(role, Linear):
+        operator = linear(node)
+        if not isinstance(operator, Linear):
             continue
-        weight = node.input(role.weight_slot) if role.holder is None else role.holder.input(0)
-        if role.holder is not None and (taken.post_a != 1).any():
-            gain = (role.holder, taken.post_a.tobytes())
-            yield Job(role.holder, "weight", 1, role.holder.input(1), None, gain, _scale(role.holder, taken.post_a))
+        weight = node.input(operator.weight_slot) if operator.holder is None else operator.holder.input(0)
+        if operator.holder is not None and (taken.post_a != 1).any():
+            gain = (operator.holder, taken.post_a.tobytes())
+            yield Job(
+                operator.holder,
+                "weight",
+                1,
+                operator.holder.input(1),
+                None,
+                gain,
+                _scale(operator.holder, taken.post_a),
+            )
         elif (taken.post_a != 1).any() or (taken.pre_a != 1).any():
-            scales = (role.layout, taken.pre_a.tobytes(), taken.post_a.tobytes())
-            yield Job(node, "weight", role.weight_slot, weight, None, scales, _weight(role, taken))
-        if role.bias_slot is not None and _bias_changes(role, taken):
-            content = _bias(role, taken)
-            key = (role.layout, role.gain, role.bias_gain, role.out_axis, content.shape, *_bytes(taken))
-            old = node.input(role.bias_slot)
+            scales = (operator.layout, taken.pre_a.tobytes(), taken.post_a.tobytes())
+            yield Job(node, "weight", operator.weight_slot, weight, None, scales, _weight(operator, taken))
+        if operator.bias_slot is not None and _bias_changes(operator, taken):
+            content = _bias(operator, taken)
+            key = (operator.layout, operator.gain, operator.bias_gain, operator.out_axis, content.shape, *_bytes(taken))
+            old = node.input(operator.bias_slot)
             summed = weight if old is None or taken.pre_b.any() else None
-            yield Job(node, "bias", role.bias_slot, old, summed, key, content)
+            yield Job(node, "bias", operator.bias_slot, old, summed, key, content)
 
 
-def _bias_changes(role: Linear, taken: Absorbed) -> bool:
-    scaled = role.bias is not None and bool((taken.post_a != 1).any())
+def _bias_changes(operator: Linear, taken: Absorbed) -> bool:
+    scaled = operator.bias is not None and bool((taken.post_a != 1).any())
     return scaled or bool(taken.post_b.any() or taken.pre_b.any())
 
 
@@ -63,9 +71,9 @@ def _bytes(taken: Absorbed) -> tuple[bytes, ...]:
     return tuple(array.tobytes() for array in (taken.pre_a, taken.pre_b, taken.post_a, taken.post_b))
 
 
-def _weight(role: Linear, taken: Absorbed) -> Content:
-    weight = role.weight
-    return Content(weight.shape, weight.dtype, lambda: absorb_weight(weight.load(), role.layout, taken))
+def _weight(operator: Linear, taken: Absorbed) -> Content:
+    weight = operator.weight
+    return Content(weight.shape, weight.dtype, lambda: absorb_weight(weight.load(), operator.layout, taken))
 
 
 def _scale(holder: Node, vector: Float64) -> Content:
@@ -73,19 +81,19 @@ def _scale(holder: Node, vector: Float64) -> Content:
     return Content(tensor.shape, tensor.dtype, lambda: scale_times(holder, vector))
 
 
-def _bias(role: Linear, taken: Absorbed) -> Content:
+def _bias(operator: Linear, taken: Absorbed) -> Content:
     """The bias with the operator's own factor in it, in the smallest shape that broadcasts like the old one."""
-    outs = role.layout.channels(role.weight.shape)[0]
-    old = role.bias.shape if role.bias is not None else ()
-    rows = role.out_axis == 0
+    outs = operator.layout.channels(operator.weight.shape)[0]
+    old = operator.bias.shape if operator.bias is not None else ()
+    rows = operator.out_axis == 0
     shape = (outs, *(old[-1:] or (1,))) if rows else (*old[:-1], outs)
 
     def make() -> Float64:
         bias = np.zeros(shape)
-        if role.bias is not None and role.bias_gain:
-            bias = np.broadcast_to(role.bias_gain * role.bias.float64(), shape)
-        weight = role.weight.load() if taken.pre_b.any() else None
-        made = absorb_bias(bias.T if rows else bias, weight, role.layout, role.gain, taken)
+        if operator.bias is not None and operator.bias_gain:
+            bias = np.broadcast_to(operator.bias_gain * operator.bias.float64(), shape)
+        weight = operator.weight.load() if taken.pre_b.any() else None
+        made = absorb_bias(bias.T if rows else bias, weight, operator.layout, operator.gain, taken)
         return made.T if rows else made
 
-    return Content(shape, (role.bias or role.weight).dtype, make)
+    return Content(shape, (operator.bias or operator.weight).dtype, make)

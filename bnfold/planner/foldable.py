@@ -1,7 +1,7 @@
 """What a node is to the planner: a linear operator that can absorb an affine, or an affine that wants to be absorbed.
 
-LINEAR and AFFINE are tables from operator to a function that reads the node; each function answers with the role, or
-refuses with the reason why this node has not got it. Opset differences are inside these functions.
+LINEAR and AFFINE are tables from operator to a function that reads the node; each function answers with that, or
+refuses with the reason why this node is none. Opset differences are inside these functions.
 """
 
 from __future__ import annotations
@@ -225,32 +225,32 @@ AFFINE: dict[str, Callable[[Node], Affine | None]] = {
 }
 
 
-def _check_linear(node: Node, role: Linear) -> None:
+def _check_linear(node: Node, operator: Linear) -> None:
     """Refuse a node whose shapes contradict each other, which only a broken model has."""
-    shape, windowed = role.weight.shape, role.layout.kind in ("conv", "deconv")
+    shape, windowed = operator.weight.shape, operator.layout.kind in ("conv", "deconv")
     if 0 in shape or (len(shape) < 3 if windowed else len(shape) != 2):
         raise refuse("shape", f"the weights of {node.label} have the shape {shape}", node)
-    if role.layout.groups < 1 or shape[0] % role.layout.groups:
-        raise refuse("shape", f"{node.label} has {shape[0]} channels in {role.layout.groups} groups", node)
-    outs, ins = role.layout.channels(shape)
-    ends = (node.input(role.data_slot), role.in_axis, ins), (node.outputs[0], role.out_axis, outs)
+    if operator.layout.groups < 1 or shape[0] % operator.layout.groups:
+        raise refuse("shape", f"{node.label} has {shape[0]} channels in {operator.layout.groups} groups", node)
+    outs, ins = operator.layout.channels(shape)
+    ends = (node.input(operator.data_slot), operator.in_axis, ins), (node.outputs[0], operator.out_axis, outs)
     for value, axis, extent in ends:
         known = value.shape[axis] if value is not None and value.shape and axis < len(value.shape) else None
         if known not in (None, extent):
             raise refuse("shape", f"{value} has {known} channels where {node.label} wants {extent}", node)
-    if role.bias is not None:
-        axis = len(role.bias.shape) - (1 if windowed else 2 - role.out_axis)
-        if (windowed and role.bias.shape != (outs,)) or (axis >= 0 and role.bias.shape[axis] not in (1, outs)):
-            raise refuse("shape", f"the bias of {node.label} has the shape {role.bias.shape}", node)
+    if operator.bias is not None:
+        axis = len(operator.bias.shape) - (1 if windowed else 2 - operator.out_axis)
+        if (windowed and operator.bias.shape != (outs,)) or (axis >= 0 and operator.bias.shape[axis] not in (1, outs)):
+            raise refuse("shape", f"the bias of {node.label} has the shape {operator.bias.shape}", node)
 
 
 def linear(node: Node) -> Linear | Refusal:
-    """The linear role of `node`, or why it has none."""
+    """The linear operator that `node` is, or why it is none."""
     try:
         consistent(node)
-        role = LINEAR[node.op](node)
-        _check_linear(node, role)
-        return replace(role, holder=dequantiser(node.input(role.weight_slot)))
+        operator = LINEAR[node.op](node)
+        _check_linear(node, operator)
+        return replace(operator, holder=dequantiser(node.input(operator.weight_slot)))
     except Refused as answer:
         return answer.refusal
 

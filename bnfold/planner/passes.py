@@ -77,31 +77,31 @@ def _all_passes(graph: Graph, style: Style) -> Plan:
 
 
 def _find_linears(graph: Graph) -> dict[Node, Linear | Refusal]:
-    """The linear role of each node that could have one; a layer that lowers to several of them shares its weights."""
+    """Each node that could be a linear operator as one, or why it is none: several of one layer share their weights."""
     nodes = [node for node in graph.nodes if node.op in LINEAR and not node.fixed]
     count: dict[object, int] = {}
     for node in nodes:
         count[node.origin] = count.get(node.origin, 0) + 1
 
-    def role(node: Node) -> Linear | Refusal:
+    def found(node: Node) -> Linear | Refusal:
         if held := graph.held.get(node.origin):
             return Refusal(held[0], f"{node.label} {held[1]}", node.name)
         if count[node.origin] > 1:
             return Refusal("tops", f"{node.name!r} has several tops that share its weights", node.name)
         return linear(node)
 
-    return {node: role(node) for node in nodes}
+    return {node: found(node) for node in nodes}
 
 
 def _find_chains(graph: Graph, result: Plan, unranked: bool = False) -> list[Chain]:
     """All chains in topological order; enters into `result` what only looks like an affine, with the reason."""
     tails: dict[Value, Chain] = {}
     candidates = (node for node in graph.nodes if not node.fixed)
-    roles = {node: found for node in candidates if (found := affine(node, unranked)) is not None}
-    refused = {node: found for node, found in roles.items() if isinstance(found, Refusal)}
+    affines = {node: found for node in candidates if (found := affine(node, unranked)) is not None}
+    refused = {node: found for node, found in affines.items() if isinstance(found, Refusal)}
     result.stayed += [Stayed(node.name, node.type, found) for node, found in refused.items()]
     torn = {node.origin for node in refused}  # the other nodes of a layer stay with the one that is no affine
-    for node, found in roles.items():
+    for node, found in affines.items():
         if not isinstance(found, Affine) or node.origin in torn:
             continue
         source = next(v for v in node.inputs if v is not None and v.tensor is None)

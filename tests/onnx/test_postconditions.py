@@ -43,23 +43,23 @@ def broken(change: Callable[[Edit, list[StoredNode]], Any]) -> dict[Scope, Edit]
 FAULTS: dict[str, tuple[str, Callable[[Edit, list[StoredNode]], Any]]] = {
     "a value that nothing makes": (
         "reads 'm' before anything makes it",
-        lambda edit, nodes: edit.wire(nodes[2]).inputs.__setitem__(0, "m"),
+        lambda edit, nodes: edit.wires_of(nodes[2]).inputs.__setitem__(0, "m"),
     ),
     "a value that is made later": (
         "reads 'y' before anything makes it",
-        lambda edit, nodes: edit.wire(nodes[0]).inputs.__setitem__(0, "y"),
+        lambda edit, nodes: edit.wires_of(nodes[0]).inputs.__setitem__(0, "y"),
     ),
     "a constant that is gone": (
         "reads 'bn.g' before anything makes it",
-        lambda edit, nodes: edit.wire(nodes[0]).inputs.__setitem__(1, "bn.g"),
+        lambda edit, nodes: edit.wires_of(nodes[0]).inputs.__setitem__(1, "bn.g"),
     ),
     "an output that nothing makes": (
         "reads 'y' before anything makes it",
-        lambda edit, nodes: edit.wire(nodes[2]).outputs.__setitem__(0, "z"),
+        lambda edit, nodes: edit.wires_of(nodes[2]).outputs.__setitem__(0, "z"),
     ),
     "one name for two values": (
         "two values are called 'x'",
-        lambda edit, nodes: edit.wire(nodes[0]).outputs.__setitem__(0, "x"),
+        lambda edit, nodes: edit.wires_of(nodes[0]).outputs.__setitem__(0, "x"),
     ),
     "one name for two constants": (
         "two constants .* have one name",

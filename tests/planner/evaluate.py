@@ -50,22 +50,22 @@ def evaluate_planned(graph: Graph, plan: Plan, feeds: Mapping[Value, Array]) -> 
 
 def absorbed(node: Node, taken: Absorbed, inputs: list[Array | None]) -> tuple[Node, list[Array | None]]:
     """The linear node with the weights and bias that a document would write."""
-    role = linear(node)
-    assert isinstance(role, Linear)
-    weight = inputs[role.weight_slot]
+    operator = linear(node)
+    assert isinstance(operator, Linear)
+    weight = inputs[operator.weight_slot]
     assert weight is not None
     inputs = [*inputs, *[None] * (3 - len(inputs))]
-    inputs[role.weight_slot] = absorb_weight(weight, role.layout, taken)
-    if role.bias_slot is None:
+    inputs[operator.weight_slot] = absorb_weight(weight, operator.layout, taken)
+    if operator.bias_slot is None:
         assert not taken.post_b.any()
         assert not taken.pre_b.any()
         return node, inputs[:2]
-    old, rows = inputs[role.bias_slot], role.out_axis == 0
-    outs = role.layout.channels(weight.shape)[0]
-    bias = np.zeros(1) if old is None else old * role.bias_gain
+    old, rows = inputs[operator.bias_slot], operator.out_axis == 0
+    outs = operator.layout.channels(weight.shape)[0]
+    bias = np.zeros(1) if old is None else old * operator.bias_gain
     bias = np.broadcast_to(bias, np.broadcast_shapes(bias.shape, (outs, 1) if rows else (outs,)))
-    made = absorb_bias(bias.T if rows else bias, weight, role.layout, role.gain, taken)
-    inputs[role.bias_slot] = made.T if rows else made
+    made = absorb_bias(bias.T if rows else bias, weight, operator.layout, operator.gain, taken)
+    inputs[operator.bias_slot] = made.T if rows else made
     return replace(node, attributes={**node.attributes, "beta": 1.0}), inputs
 
 

@@ -143,23 +143,23 @@ def test_linear(op: str) -> None:
     fold(op)
 
 
-def role(op: str, **changes: Any) -> Callable[[Node], Any]:
+def changed(op: str, **changes: Any) -> Callable[[Node], Any]:
     right = LINEAR[op]
     return lambda node: replace(right(node), **changes)
 
 
 WRONG_LINEAR: dict[str, Callable[[], Any]] = {
     "Conv as ConvTranspose": lambda: LINEAR["ConvTranspose"],
-    "Conv without groups": lambda: role("Conv", layout=Layout("conv")),
-    "Conv without border": lambda: role("Conv", edge=None),
+    "Conv without groups": lambda: changed("Conv", layout=Layout("conv")),
+    "Conv without border": lambda: changed("Conv", edge=None),
     "ConvTranspose as Conv": lambda: LINEAR["Conv"],
-    "ConvTranspose without border": lambda: role("ConvTranspose", edge=None),
+    "ConvTranspose without border": lambda: changed("ConvTranspose", edge=None),
     "Gemm as MatMul": lambda: LINEAR["MatMul"],
-    "Gemm without alpha": lambda: role("Gemm", gain=1.0),
-    "Gemm without beta": lambda: role("Gemm", bias_gain=1.0),
-    "Gemm along the first axis": lambda: role("Gemm", in_axis=0),
+    "Gemm without alpha": lambda: changed("Gemm", gain=1.0),
+    "Gemm without beta": lambda: changed("Gemm", bias_gain=1.0),
+    "Gemm along the first axis": lambda: changed("Gemm", in_axis=0),
     "MatMul as Gemm": lambda: LINEAR["Gemm"],
-    "MatMul along another axis": lambda: role("MatMul", out_axis=1),
+    "MatMul along another axis": lambda: changed("MatMul", out_axis=1),
 }
 
 

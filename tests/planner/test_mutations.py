@@ -96,8 +96,8 @@ def layout(op: str, kind: Callable[[str], str]) -> Callable[[Patch], None]:
     old = foldable.LINEAR[op]
 
     def mutant(node: Any) -> Any:
-        role = old(node)
-        return replace(role, layout=replace(role.layout, kind=kind(role.layout.kind)))
+        found = old(node)
+        return replace(found, layout=replace(found.layout, kind=kind(found.layout.kind)))
 
     return lambda patch: patch.setitem(foldable.LINEAR, op, mutant)
 

@@ -1,6 +1,6 @@
 """BatchNorm in all the forms that Caffe and its forks have given it.
 
-What differs is the order of the blobs and where eps comes from; a `Recipe` settles both. The order is a list of roles,
+What differs is the order of the blobs and where eps comes from; a `Recipe` settles both. The order is a list of parts,
 and a one-element blob gives it away: third, it is the factor of mean and variance; last, it is not used.
 Sources: BVLC, SSD, Intel, NVIDIA 0.14 to 0.17, yjxiong, PSPNet, SegNet, ducha-aiki, SENet, happynear, Synopsys.
 """
@@ -20,7 +20,7 @@ from .. import caffe_pb2 as pb
 from .builder import Builder, Unknown
 from .shape import reduce_axes
 
-ROLES = ("mean", "variance", "factor", "gamma", "beta", "unused", "inverse-deviation")
+PARTS = ("mean", "variance", "factor", "gamma", "beta", "unused", "inverse-deviation")
 """What a blob of a BatchNorm can be: the words of `--bn-blobs`, separated by commas."""
 
 BVLC = ("mean", "variance", "factor")
@@ -35,7 +35,7 @@ SEGNET_EPS = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one layer normalises: its blobs by role, eps, and the oddities of forks.
+    """How one layer normalises: what its blobs are, eps, and the oddities of forks.
 
     `batch` is the reason why the statistics are those of the batch, "" if they are stored. `eps_outside`: the root is
     taken of the variance alone. `skip`: statistics that are left out.
@@ -101,7 +101,7 @@ def _doubt_factor(b: Builder, order: tuple[str, ...]) -> None:
     """Say so where the factor is 0 and the statistics are not: BVLC's Caffe takes them for 0, NVIDIA's as they are."""
     blobs = dict(zip(order, b.layer.blobs, strict=True))
     if not blobs["factor"].array().any() and (blobs["mean"].array().any() or blobs["variance"].array().any()):
-        other = ",".join("unused" if role == "factor" else role for role in order)
+        other = ",".join("unused" if part == "factor" else part for part in order)
         b.notice(
             "factor",
             "the factor of mean and variance is 0 and they are not: read as BVLC's Caffe does, they count as 0; "
@@ -178,14 +178,14 @@ def _given(b: Builder, count: int) -> tuple[str, ...] | None:
 
 
 def read_order(text: str) -> tuple[str, ...]:
-    """The words of `--bn-blobs`. Raises UsageError where one is no role, or stands there twice."""
+    """The words of `--bn-blobs`. Raises UsageError where one is no part, or stands there twice."""
     order = tuple(word.strip() for word in text.split(","))
-    wrong = [word for word in order if word not in ROLES]
+    wrong = [word for word in order if word not in PARTS]
     twice = [word for word in order if word != "unused" and order.count(word) > 1]
     if wrong or twice:
         raise UsageError(
             f"--bn-blobs has {(wrong or twice)[0]!r}" + (", which no blob is called" if wrong else " twice"),
-            hint=f"give the blobs in their order with the words {', '.join(ROLES)}",
+            hint=f"give the blobs in their order with the words {', '.join(PARTS)}",
         )
     stored = [word for word in order if word in ("variance", "inverse-deviation")]
     if len(stored) != ("mean" in order) or ("factor" in order and not stored) or set(order) == {"unused"}:
@@ -195,8 +195,8 @@ def read_order(text: str) -> tuple[str, ...]:
 
 
 def _allows(order: tuple[str, ...], sizes: Sequence[int]) -> bool:
-    channels = {size for role, size in zip(order, sizes, strict=False) if role not in ("factor", "unused")}
-    scalars = {size for role, size in zip(order, sizes, strict=False) if role in ("factor", "unused")}
+    channels = {size for part, size in zip(order, sizes, strict=False) if part not in ("factor", "unused")}
+    scalars = {size for part, size in zip(order, sizes, strict=False) if part in ("factor", "unused")}
     return len(order) == len(sizes) and len(channels) == 1 and scalars <= {1}
 
 
@@ -207,8 +207,8 @@ def _normalize(b: Builder, recipe: Recipe) -> list[Value]:
     shape = b.x.shape
     if shape is not None and len(shape) < 2:
         raise b.fail(f"type {b.layer.type} needs a channel axis and blob {b.x.name} has shape {shape}")
-    stored = {role: blob for role, blob in zip(recipe.order, b.layer.blobs, strict=True) if role != "unused"}
-    sizes = {math.prod(blob.shape) for role, blob in stored.items() if role != "factor"}
+    stored = {part: blob for part, blob in zip(recipe.order, b.layer.blobs, strict=True) if part != "unused"}
+    sizes = {math.prod(blob.shape) for part, blob in stored.items() if part != "factor"}
     channels = max(sizes)
     if "factor" in stored and math.prod(stored["factor"].shape) != 1:
         raise b.fail(f"the factor of mean and variance has the shape {stored['factor'].shape}")
@@ -216,8 +216,8 @@ def _normalize(b: Builder, recipe: Recipe) -> list[Value]:
     if len(sizes) > 1 or (known is not None and known != channels):
         raise b.fail(f"the blobs have {sorted(sizes)} elements and blob {b.x.name} {shape} has {known} channels")
 
-    def values(role: str) -> Float64 | None:
-        return stored[role].array().astype(np.float64).reshape(-1) if role in stored else None
+    def values(part: str) -> Float64 | None:
+        return stored[part].array().astype(np.float64).reshape(-1) if part in stored else None
 
     def made(label: str, compute: Callable[[], Float64]) -> Value:
         key = ("batch-norm", label, recipe, *(blob for blob in b.layer.blobs))

@@ -104,7 +104,7 @@ ORDERS = {
 @pytest.mark.parametrize("order", ORDERS)
 def test_an_ambiguous_order_is_refused_with_both_readings_and_folds_when_told(tmp_path: Path, order: str) -> None:
     values = {"mean": 0.5, "variance": 4.0, "factor": 1.0, "gamma": 3.0, "beta": 2.0, "unused": 1.0}
-    blobs = [np.full(1, values[role], np.float32) for role in order.split(",")]
+    blobs = [np.full(1, values[part], np.float32) for part in order.split(",")]
     net = data(1, 1, 2, 2) + conv("c", "data", "c", 1) + bn("l", "c", "y")
     files = save(tmp_path, net, {"c": [he(1, 1, 1, 1), he(1)], "l": blobs})
     with pytest.raises(AmbiguousError) as caught:
