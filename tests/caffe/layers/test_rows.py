@@ -94,8 +94,8 @@ def lie(kind: str, folder: Path) -> None:
         with contextlib.suppress(InputError):
             over |= not lowered(kind, case, "x0", "", folder).opaque
     shared = any(lowered(kind, case, "y", later, folder).clobbered for case in cases)
-    assert over == (kind in IN_PLACE), f"{kind} in place"
-    assert shared == (kind in SHARING), f"the memory of {kind}"
+    assert over == (kind in IN_PLACE), f"{kind} in place, against IN_PLACE in tests/caffe/layers/rows.py"
+    assert shared == (kind in SHARING), f"the memory of {kind}, against SHARING in tests/caffe/layers/rows.py"
 
 
 @pytest.mark.parametrize("kind", [kind for kind, row in ROWS.items() if row.role is Role.PLAIN and row.bottoms[1]])
