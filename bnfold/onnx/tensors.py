@@ -18,12 +18,11 @@ from ..errors import BnfoldError, InputError
 from ..files import open_mapped
 from ..ir.element_types import OPAQUE, DType, element_type, is_float
 from ..ir.graph import Array, Tensor
+from ..ir.shapes.check import MOST_AXES
 from ..protobuf import Field
 from .messages import Data, StoredSparse, StoredTensor
 from .schema import TensorProto
 
-MOST_AXES = 32
-"""Of any array in the oldest NumPy that is supported."""
 LARGEST = 1 << 30
 """A sparse tensor that stands for more elements is not made dense."""
 

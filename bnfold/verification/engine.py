@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+
+from ..ir.graph import Array
 
 if TYPE_CHECKING:
     import onnx
 
-Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 Extents = Sequence[int | str | None]
 T = TypeVar("T")

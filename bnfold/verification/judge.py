@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from ..ir.graph import Array
+
 Channels = npt.NDArray[np.float64]
 
 FLOOR = 8.0
