@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from bnfold.planner.passes import plan
 
 
 def stored(folder: Path, proto: onnx.ModelProto, location: str = "model.onnx.data") -> Path:
-    onnx.save_model(proto, folder / "model.onnx", save_as_external_data=True, location=location, size_threshold=0)
+    with contextlib.chdir(folder):  # which onnx takes `location` to be in, when it looks whether that is there
+        onnx.save_model(proto, folder / "model.onnx", save_as_external_data=True, location=location, size_threshold=0)
     return folder / "model.onnx"
 
 
