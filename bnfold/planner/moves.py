@@ -50,7 +50,9 @@ def _regroup(array: Float64, old: Shape, new: Shape, node: Node) -> Float64:
 
     Runs of axes with equal products correspond; where the array varies inside a run it is spelled out over the run,
     so one channel becomes a run of features, and a channel axis may split and join again (channel shuffle).
+    An extent of 0 counts as not known: exporters write it for an open batch, and every product with it is the same.
     """
+    old, new = (tuple(extent or None for extent in shape) for shape in (old, new))
     if product(old) != product(new) and None not in (*old, *new):
         raise refuse("shape", f"{node.label} reshapes {old} to {new}", node)
     pieces: list[int] = []
