@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
+from itertools import islice
 
 from . import protobuf
-from .protobuf import BYTES, FIXED32, VARINT, Field, WireError
+from .protobuf import BYTES, FIXED32, VARINT, WireError
 
 Kinds = set[tuple[int, int]]
 """Number and wire type of fields."""
@@ -66,24 +67,23 @@ class Content:
         """Of an HDF5 file the bytes in which the names of its first groups and attributes stand, a 0 behind each."""
         return bytes(self.data[:_MEGABYTE]) if self.starts(HDF5) else b""
 
-    @cached_property
-    def fields(self) -> list[Field]:
+    def fields(self) -> Kinds:
         """Those of a protobuf message. Raises WireError where the file is none."""
-        return list(protobuf.fields(self.data))
+        return {(field.number, field.wire) for field in protobuf.fields(self.data)}
 
     @cached_property
     def kinds(self) -> Kinds:
         """Those of the message that the file is; none where it is no message."""
         try:
-            return {(field.number, field.wire) for field in self.fields}
+            return self.fields()
         except WireError:
             return set()
 
     def inner(self, number: int) -> Kinds:
         """Those of the first message in field `number`; none where that is no message."""
-        bodies = (field for field in self.fields if (field.number, field.wire) == (number, BYTES))
+        bodies = (at for at in protobuf.fields(self.data) if (at.number, at.wire) == (number, BYTES))
         try:
-            return {(part.number, part.wire) for field in [*bodies][:1]
+            return {(part.number, part.wire) for field in islice(bodies, 1)
                     for part in protobuf.fields(self.data, field.body, field.end)}  # fmt: skip
         except WireError:
             return set()

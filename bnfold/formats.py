@@ -192,7 +192,7 @@ FORMATS: tuple[Format, ...] = (
            "convert it to an ONNX model with caffe2.python.onnx.frontend"),
     Format("a Core ML model", content.is_core_ml, (".mlmodel",), _FROM_SOURCE),
     Format("caffemodel", content.is_caffemodel, (".caffemodel",)),
-    Format("onnx", lambda c: bool(c.fields), (ONNX_SUFFIX,)),
+    Format("onnx", lambda c: bool(c.kinds or c.fields()), (ONNX_SUFFIX,)),
 )  # fmt: skip
 """From the top down: the first that recognises a file is what it is. The last takes any protobuf message."""
 

@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -284,3 +285,12 @@ def test_a_result_loses_each_suffix_of_caffe(samples: Path, tmp_path: Path, suff
     document = open_document([tmp_path / "cifar10.prototxt", tmp_path / "cifar10.caffemodel"], Options())
     found = document.places(tmp_path / f"out{suffix}")
     assert [path.name for path in found] == ["out.prototxt", "out.caffemodel"]
+
+
+def test_a_file_of_very_many_fields_is_recognised_without_a_list_of_them() -> None:
+    held = Content(memoryview(protobuf.integer(1, 8) + protobuf.integer(30, 1) * 20_000))
+    tracemalloc.start()
+    found = next(row for row in FORMATS if row.recognises(held))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.name, peak < 100_000) == ("onnx", True)
