@@ -124,7 +124,7 @@ def windows(node: Node) -> list[Axis] | None:
         return None
     rank = next((len(shape) - 2 for shape in (weights, input_shape(node)) if shape is not None), len(kernel))
     check.length("kernel_shape", kernel, rank)
-    if weights is not None:
+    if weights is not None and tuple(kernel) != weights[2:]:
         kernel = [check.common(pair, "kernel_shape and weights") for pair in zip(kernel, weights[2:], strict=True)]
     check.ensure(min((k for k in kernel if k is not None), default=1) > 0, f"its kernel_shape is {kernel}")
     auto = node.attribute("auto_pad", "NOTSET") or "NOTSET"
@@ -141,9 +141,12 @@ def windows(node: Node) -> list[Axis] | None:
 
 def _listed(node: Node, name: str, default: int, count: int) -> list[int]:
     """A list with one element an axis (two for pads); those that count or step are positive."""
-    found = list(node.attribute(name, None) or [default] * count)
+    given = node.attribute(name, None)
+    if not given:
+        return [default] * count
+    found = list(given)
     check.length(name, found, count)
-    check.ensure(default < 1 or min(found, default=1) > 0, f"its {name} are {found}")
+    check.ensure(default < 1 or min(found) > 0, f"its {name} are {found}")
     return found
 
 
