@@ -100,7 +100,8 @@ def _overhang(b: Builder, pool: _Pool, size: tuple[int, int]) -> list[int]:
     Their number is rounded up, but none starts in the padding behind the image.
     """
     if any(max(axis.before, axis.after) >= axis.kernel for axis in pool.axes):
-        raise b.fail(f"the padding {pool.begin}, {pool.end} must be smaller than the kernel {pool.kernel}")
+        begin, end = tuple(pool.begin), tuple(pool.end)
+        raise b.fail(f"the padding {begin}, {end} must be smaller than the kernel {pool.kernel}")
     ends = [axis.end(extent) for axis, extent in zip(pool.axes, size, strict=True)]
     if None in ends:
         raise b.fail(f"a window of {pool.kernel} is larger than the image {size} with its padding")

@@ -69,6 +69,9 @@ REFUSED: dict[str, tuple[str, str, list[Array]]] = {
     "global pooling with a stride": (
         of("Pooling", "pooling_param { global_pooling: true stride: 2 }"), "pad 0 and stride 1", [],
     ),
+    "pooling whose padding is its kernel": (
+        of("Pooling", "pooling_param { kernel_size: 1 pad: 1 }"), "padding (1, 1), (1, 1) must be smaller", [],
+    ),
     "average with a mask": (
         of("Pooling", "pooling_param { pool: AVE kernel_size: 2 }", "x", "y z"), "average pooling makes one top", [],
     ),
