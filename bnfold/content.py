@@ -32,6 +32,13 @@ class Content:
         """Whether the file begins with one of `heads`."""
         return self.head.startswith(heads)
 
+    def is_flatbuffer(self, identifier: bytes) -> bool:
+        """Whether the file is a FlatBuffer of this kind: before the identifier stands where the root is, near the head.
+
+        Alone it may stand in a text or a name, too. Source: https://flatbuffers.dev/internals/
+        """
+        return self.head[2:8] == b"\0\0" + identifier
+
     @cached_property
     def is_text(self) -> bool:
         """Whether the head has no control characters but white space, in ASCII or an encoding that contains it."""
@@ -97,9 +104,9 @@ def _plain(characters: bytes) -> bool:
 
 
 def is_solver(c: Content) -> bool:
-    """A solver's text, which names its net; one that has layers is a net."""
+    """A solver's text, which names its net; one that has layers, wherever in a line, is a net."""
     of_solvers = rb"(base_lr|lr_policy|max_iter|solver_mode|solver_type|test_iter|snapshot_prefix)\s*:"
-    return c.says(of_solvers) and not c.says(rb"layers?\s*:?\s*\{")
+    return c.says(of_solvers) and not re.search(rb"\blayers?\s*:?\s*[{<]", c.text)
 
 
 def is_solverstate(c: Content) -> bool:

@@ -248,6 +248,24 @@ def test_recognising_is_light(tmp_path: Path) -> None:
     assert loaded_by(f"{imports}\nfor path in Path({str(tmp_path)!r}).iterdir():\n  {ask}") == set()
 
 
+LAYER = protobuf.delimited(100, protobuf.string(1, "c"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("caffemodel", protobuf.string(1, "SPORTModel") + LAYER),
+        ("onnx", protobuf.integer(1, 8) + protobuf.string(2, "TFL3x") + protobuf.delimited(7, b"")),
+        ("prototxt", b'#by ORTModel\nname: "n"\n'),
+        ("prototxt", b'name: "n" layer { name: "c" type: "Crf"\nmax_iter: 3 }\n'),
+        ("prototxt", b'name: "n"\nlayer < name: "c" type: "Crf"\nmax_iter: 3 >\n'),
+    ],
+)
+def test_words_of_other_formats_in_a_model_mislead_nobody(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / "x").write_bytes(data)
+    assert _recognised(tmp_path / "x").name == name
+
+
 def test_what_nobody_knows_is_told_without_guessing(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes(range(256)))
     with pytest.raises(bnfold.InputError, match="cannot be read") as told:
