@@ -30,12 +30,20 @@ def scale_of(node: Node) -> Tensor:
 
 
 def dequantised(node: Node) -> Tensor:
-    """The weights that a DequantizeLinear of constants makes, in the dtype of its scale."""
+    """The weights that a DequantizeLinear of constants makes, in the dtype of its scale.
+
+    Refuses a scale or a zero point that do not fit them, which only a broken model has.
+    """
     stored, factor, zero = node.constant(0), scale_of(node), node.constant(2)
     assert stored is not None  # `dequantiser` has seen to it
     shape = [1] * len(stored.shape)
     if factor.shape and factor.shape != (1,):
-        shape[_scale_axis(node, len(stored.shape))] = -1
+        along = _scale_axis(node, len(stored.shape))
+        if stored.shape[along : along + 1] != factor.shape:
+            raise refuse("shape", f"the scale of {node.label} does not fit its weights of shape {stored.shape}", node)
+        shape[along] = -1
+    if zero is not None and zero.shape not in ((), (1,), factor.shape):
+        raise refuse("shape", f"the zero point of {node.label} does not fit its scale of shape {factor.shape}", node)
 
     def load() -> Array:
         offset = zero.float64().reshape(shape) if zero is not None else 0.0

@@ -73,3 +73,14 @@ def test_a_multiplier_of_the_inputs_stays_and_the_shift_goes_into_the_bias() -> 
     folded = fold(source)
     same(source, folded)
     assert ops(folded) == ["DequantizeLinear", "Mul", "Conv"]
+
+
+@pytest.mark.parametrize(("scale", "axis"), [(CHANNELS, 1), (CHANNELS[:2], 0), ([], 0)])
+def test_a_scale_that_does_not_fit_its_weights_keeps_the_affine(scale: Any, axis: int) -> None:
+    assert "BatchNormalization" in ops(fold(net(scale, axis)))
+
+
+def test_a_zero_point_that_does_not_fit_its_scale_keeps_the_affine() -> None:
+    source = net(CHANNELS)
+    source.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.zeros(2, np.int8), "z"))
+    assert "BatchNormalization" in ops(fold(source))
