@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..ir.graph import Node, Value
+from ..ir.graph import Value
 from ..planner.affine import Absorbed, absorb_bias, absorb_weight
-from ..planner.foldable import Linear, linear
-from ..planner.records import Decision, Plan
+from ..planner.records import Decision, Linear, Plan
 from ..protobuf import Rope
 from .layers.table import ROWS, Role
 from .leftover import Host, host, layers_of
@@ -47,9 +46,7 @@ class NetEdit:
         for item in lowered.layers:
             if _is_sink(item.layer) and self.shown.issuperset(map(plan.resolve, item.bottoms)):
                 self.removed.add(item.layer)
-        self.taken = {
-            node.origin: (node, taken) for node, taken in plan.weights.items() if isinstance(node.origin, Layer)
-        }
+        self.taken = {node.origin: found for node, found in plan.weights.items() if isinstance(node.origin, Layer)}
         self.sharers: dict[str, list[Layer]] = {}
         for layer in net.layers:
             for name in filter(None, layer.shared):
@@ -236,48 +233,42 @@ def _bias_entry(block: Message, key: str) -> Entry | None:
 # ------------------------------------------------------------------------------------------------------- folded weights
 
 
-def _absorb_alike(one: tuple[Node, Absorbed] | None, other: tuple[Node, Absorbed] | None) -> bool:
+def _absorb_alike(one: tuple[Linear, Absorbed] | None, other: tuple[Linear, Absorbed] | None) -> bool:
     """Whether two layers absorb the same along the same axes; both nothing is the same.
 
     A shift of the input reaches the bias through the filter, so that has to be one, too.
     """
     if one is None or other is None:
         return one is other
-    operators = [found for node, _ in (one, other) if isinstance(found := linear(node), Linear)]
-    filters = {operator.weight.key for operator in operators} if one[1].pre_b.any() else set()
+    layouts = {linear.layout for linear, _ in (one, other)}
+    filters = {linear.weight.key for linear, _ in (one, other)} if one[1].pre_b.any() else set()
     parts = zip(one[1].parts, other[1].parts, strict=True)
-    return (
-        operators[0].layout == operators[1].layout and len(filters) < 2 and all(np.array_equal(a, b) for a, b in parts)
-    )
+    return len(layouts) == 1 and len(filters) < 2 and all(np.array_equal(a, b) for a, b in parts)
 
 
 def _copied(blob: AnyBlob) -> NewBlob:
     return blob if isinstance(blob, NewBlob) else blob.renewed()
 
 
-def _folded_blobs(layer: Layer, node: Node, taken: Absorbed) -> Iterator[AnyBlob]:
+def _folded_blobs(layer: Layer, linear: Linear, taken: Absorbed) -> Iterator[AnyBlob]:
     """The weights and the bias of a layer that has absorbed `taken`; a bias only where there is one to have."""
-    operator = linear(node)
-    assert isinstance(operator, Linear)  # the plan names linear nodes only
     weight = layer.blobs[0]
     untouched = (taken.post_a == 1).all() and (taken.pre_a == 1).all()
-    load = partial(_folded_weight, operator, weight, taken)
+    load = partial(_folded_weight, linear, weight, taken)
     yield weight if untouched else weight.like(load)
     if len(layer.blobs) > 1 or taken.post_b.any() or taken.pre_b.any():
-        outs = operator.layout.channels(operator.weight.shape)[0]
+        outs = linear.layout.channels(linear.weight.shape)[0]
         style = layer.blobs[1] if len(layer.blobs) > 1 else weight
         shape = style.shape if style is not weight else (1, 1, 1, outs) if weight.legacy else (outs,)
-        yield style.like(partial(_folded_bias, operator, outs, taken, style.dtype), shape)
+        yield style.like(partial(_folded_bias, linear, outs, taken, style.dtype), shape)
 
 
-def _folded_weight(operator: Linear, weight: Blob, taken: Absorbed) -> npt.NDArray[Any]:
-    return absorb_weight(operator.weight.load().reshape(operator.weight.shape), operator.layout, taken).reshape(
-        weight.shape
-    )
+def _folded_weight(linear: Linear, weight: Blob, taken: Absorbed) -> npt.NDArray[Any]:
+    return absorb_weight(linear.weight.load().reshape(linear.weight.shape), linear.layout, taken).reshape(weight.shape)
 
 
-def _folded_bias(operator: Linear, outs: int, taken: Absorbed, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    old = np.zeros(outs) if operator.bias is None else operator.bias.float64().reshape(-1)
+def _folded_bias(linear: Linear, outs: int, taken: Absorbed, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    old = np.zeros(outs) if linear.bias is None else linear.bias.float64().reshape(-1)
     return absorb_bias(
-        old, operator.weight.load().reshape(operator.weight.shape), operator.layout, operator.gain, taken
+        old, linear.weight.load().reshape(linear.weight.shape), linear.layout, linear.gain, taken
     ).astype(dtype)

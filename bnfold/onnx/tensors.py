@@ -171,16 +171,16 @@ class Tensors:
     def _load(self, stored: StoredTensor, dtype: DType, name: str) -> Array:
         if dtype == OPAQUE:
             raise self._fault(name, f"has the element type {stored.type}, which bnfold does not read")
-        count = math.prod(stored.dims)
+        dims, count = stored.dims, math.prod(stored.extents)
         if stored.external is not None:
             location, offset, length = self.external.span(stored, count * dtype.itemsize)
             content = self.external.open(location, name)[offset : offset + length]
-            return np.frombuffer(content, dtype).reshape(stored.dims)
+            return np.frombuffer(content, dtype).reshape(dims)
         parts = [self._part(part, dtype, name) for part in stored.payload]
         array = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype), *parts])
         if array.size != count:
-            raise self._fault(name, f"has the extents {stored.dims} and {array.size} elements")
-        return array.reshape(stored.dims)
+            raise self._fault(name, f"has the extents {dims} and {array.size} elements")
+        return array.reshape(dims)
 
     def _part(self, part: Field, dtype: DType, name: str) -> Array:
         """What one field holds. 16-bit floats in int32_data are the integers of their bits."""

@@ -7,7 +7,7 @@ refuses with the reason why this node is none. Opset differences are inside thes
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,32 +16,8 @@ from ..ir.graph import Node, Tensor, Value
 from ..ir.shapes.windows import even, padded
 from .affine import Affine, Float64, Layout, batch_norm_affine
 from .quantised import dequantised, dequantiser
-from .records import Refusal
+from .records import Linear, Refusal
 from .refusal import Refused, consistent, numbers, refuse, shape_of
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """y = gain·(W x) + bias_gain·bias with constant W and bias.
-
-    `out_axis` is the axis of y that carries W's output channels, `in_axis` that of x for its input channels.
-    `data_slot`, `weight_slot`, `bias_slot` are inputs of the node; `bias_slot` is None where the operator has no bias.
-    `edge` is the reason why a shift of x cannot be absorbed: at its border the operator reads zeros. `holder` is the
-    DequantizeLinear that makes quantised weights, whose scale takes multipliers in their stead.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    layout: Layout
-    out_axis: int
-    in_axis: int
-    data_slot: int = 0
-    weight_slot: int = 1
-    bias_slot: int | None = 2
-    gain: float = 1.0
-    bias_gain: float = 1.0
-    edge: Refusal | None = None
-    holder: Node | None = None
 
 
 def _weights(node: Node, slot: int) -> Tensor:

@@ -29,9 +29,9 @@ import numpy as np
 
 from ..ir.graph import Graph, Node, Value, content_readers
 from .affine import Affine, collapse, identity, nearest
-from .foldable import AFFINE, LINEAR, Linear, affine, linear
+from .foldable import AFFINE, LINEAR, affine, linear
 from .propagate import MULTIPLIER, SHIFT, Attempt
-from .records import Chain, Decision, Plan, Refusal, Stayed, Style
+from .records import Chain, Decision, Linear, Plan, Refusal, Stayed, Style
 from .refusal import Refused, refuse
 from .view import View
 
@@ -72,7 +72,9 @@ def _all_passes(graph: Graph, style: Style) -> Plan:
     for chain in (decision.chain for decision in result.decisions if not decision.untouched):
         for node in chain.nodes[:-1]:  # who reads a value inside a chain reads its shape alone, which is its source's
             view.aliases[node.outputs[0]] = chain.source
-    result.weights, result.aliases, result.names = view.taken, view.aliases, view.names
+    operators = ((node, view.linears[node]) for node in view.taken)
+    result.weights = {node: (found, view.taken[node]) for node, found in operators if isinstance(found, Linear)}
+    result.aliases, result.names = view.aliases, view.names
     return result
 
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from ..ir.graph import Node, Tensor
 from .affine import Absorbed, absorb_bias
-from .foldable import Linear
-from .records import Chain, is_batch_norm
+from .records import Chain, Linear, is_batch_norm
 from .refusal import refuse
 
 MOST_DEVIATIONS = 32

@@ -15,10 +15,9 @@ import numpy as np
 from ..ir.graph import Node, Value
 from .affine import NOTHING, Absorbed, Affine, Float64, absorb_bias, collapse
 from .commuting import COMMUTING, Rule
-from .foldable import Linear
 from .precision import check_storable
 from .quantised import check_multiplier
-from .records import Chain, Refusal
+from .records import Chain, Linear, Refusal
 from .refusal import Refused, consistent, refuse, shape_of
 from .transfer import as_is
 from .view import View

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..ir.graph import Node, Value
-from .affine import Absorbed, Affine
+from ..ir.graph import Node, Tensor, Value
+from .affine import Absorbed, Affine, Layout
 
 SCHEMA = 1
 """Version of the JSON form of a plan; raised when a field changes its meaning or goes."""
@@ -56,6 +56,30 @@ class Refusal:
     def advice(self) -> str:
         """How it could fold after all: the hint, or what helps against refusals of this code."""
         return self.hint or HINTS.get(self.code, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = gain·(W x) + bias_gain·bias with constant W and bias.
+
+    `out_axis` is the axis of y that carries W's output channels, `in_axis` that of x for its input channels.
+    `data_slot`, `weight_slot`, `bias_slot` are inputs of the node; `bias_slot` is None where the operator has no bias.
+    `edge` is the reason why a shift of x cannot be absorbed: at its border the operator reads zeros. `holder` is the
+    DequantizeLinear that makes quantised weights, whose scale takes multipliers in their stead.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    layout: Layout
+    out_axis: int
+    in_axis: int
+    data_slot: int = 0
+    weight_slot: int = 1
+    bias_slot: int | None = 2
+    gain: float = 1.0
+    bias_gain: float = 1.0
+    edge: Refusal | None = None
+    holder: Node | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -141,14 +165,14 @@ class Notice:
 class Plan:
     """All decisions over one graph, and what the edited graph looks like.
 
-    `weights`: for each linear node whose parameters change, what it absorbs. `aliases`: a value that vanishes -> the
-    value its readers read instead (follow with `resolve`). `names`: a surviving value -> the name it takes over from
-    a value that vanishes (so that every name that survives at the end of a fold has the content it had).
+    `weights`: for each linear node whose parameters change, what it is and what it absorbs. `aliases`: a value that
+    vanishes -> the value its readers read instead (follow with `resolve`). `names`: a surviving value -> the name it
+    takes over from a value that vanishes (so that each name that survives at the end of a fold has the content it had).
     """
 
     decisions: list[Decision] = field(default_factory=list)
     stayed: list[Stayed] = field(default_factory=list)
-    weights: dict[Node, Absorbed] = field(default_factory=dict)
+    weights: dict[Node, tuple[Linear, Absorbed]] = field(default_factory=dict)
     aliases: dict[Value, Value] = field(default_factory=dict)
     names: dict[Value, str] = field(default_factory=dict)
 

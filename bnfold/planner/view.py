@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from ..ir.graph import Node, Tensor, Value, content_readers
 from .affine import Absorbed
-from .foldable import Linear
-from .records import Chain, Refusal
+from .records import Chain, Linear, Refusal
 
 
 class View:

@@ -14,8 +14,8 @@ import numpy as np
 
 from bnfold.ir.graph import Array, Graph, Node, Value
 from bnfold.planner.affine import Absorbed, absorb_bias, absorb_weight
-from bnfold.planner.foldable import Linear, linear
-from bnfold.planner.records import Plan
+from bnfold.planner.foldable import linear
+from bnfold.planner.records import Linear, Plan
 
 from .windows import average_pool, conv, conv_transpose, max_pool, pad, resize
 
@@ -43,7 +43,7 @@ def evaluate_planned(graph: Graph, plan: Plan, feeds: Mapping[Value, Array]) -> 
         elif node not in gone:
             inputs = [None if v is None else read(env, plan.resolve(v)) for v in node.inputs]
             if node in plan.weights:
-                node, inputs = absorbed(node, plan.weights[node], inputs)
+                node, inputs = absorbed(node, plan.weights[node][1], inputs)
             store(env, node, run(node, inputs))
     return env
 

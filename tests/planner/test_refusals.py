@@ -179,7 +179,7 @@ def described(plan: Plan, net: Net) -> str:
         names = [[node.name for node in nodes] for nodes in (d.chain.nodes, d.into, d.through)]
         arrays = [] if d.leftover is None else [d.leftover.a.tobytes(), d.leftover.b.tobytes()]
         lines.append(repr((names, d.way, d.merged, d.untouched, arrays, d.reasons)))
-    for node, taken in plan.weights.items():
+    for node, (_, taken) in plan.weights.items():
         lines.append(repr((node.name, [p.tobytes() for p in (taken.pre_a, taken.pre_b, taken.post_a, taken.post_b)])))
     lines += [f"{v.name} {plan.name(plan.resolve(v))}" for node in net.graph.nodes for v in node.outputs]
     return "\n".join(lines)
