@@ -1,7 +1,7 @@
 """ONNX's messages as records of where they lie in the file, so that a writer can copy what did not change.
 
-Each attribute of a record names the fields that it is read from, and how they are read: `_last` of a field's values, of
-which the last holds, or `_every` of them. Weights stay spans of the file.
+Each attribute of a record names the fields that it is read from, and how they are read: the `_last` of their values,
+`_every` one of them, or all of them `_together`. Weights stay spans of the file.
 """
 
 # ruff: noqa: RUF009 - what is called for the attributes of a record makes fields of a dataclass
@@ -41,7 +41,7 @@ Reader = str | type[Any]
 
 def _last(number: int, reader: Reader, default: _Value) -> _Value:
     """An attribute that holds the last value of field `number`."""
-    made: _Value = field(default=default, metadata={"numbers": (number,), "reader": reader, "add": None})
+    made: _Value = field(default=default, metadata={"numbers": (number,), "reader": reader})
     return made
 
 
@@ -49,6 +49,11 @@ def _every(number: int | Sequence[int], reader: Reader, add: Callable[[Any, Any]
     """An attribute that holds the values of all fields of one or more numbers, each entered by `add`."""
     rows = {"numbers": (number,) if isinstance(number, int) else number, "reader": reader, "add": add}
     return field(default_factory=dict if add is dict.update else list, metadata=rows)
+
+
+def _together(number: int, reader: Reader) -> Any:
+    """The same as one tuple, of the tuples that are read: of what very many records have, it is the smallest form."""
+    return field(default=(), metadata={"numbers": (number,), "reader": reader, "join": tuple.__add__})
 
 
 @dataclass(slots=True, eq=False)
@@ -73,21 +78,16 @@ class StoredTensor(Stored):
     """A TensorProto. `payload` are its data fields; if the data is `outside` of the model, `entries` say where."""
 
     name: str = _last(TensorProto.NAME, "text", "")
-    extents: list[int] = _every(TensorProto.DIMS, "integers", list.extend)
+    dims: tuple[int, ...] = _together(TensorProto.DIMS, "extents")
     type: int = _last(TensorProto.DATA_TYPE, "integer", 0)
     payload: list[Field] = _every(tuple(PAYLOAD), "payload")
-    entries: dict[str, str] = _every(TensorProto.EXTERNAL_DATA, "entry", dict.update)
+    entries: tuple[tuple[str, str], ...] = _together(TensorProto.EXTERNAL_DATA, "entry")
     outside: int = _last(TensorProto.DATA_LOCATION, "integer", 0)
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """The extents."""
-        return tuple(self.extents)
 
     @property
     def external(self) -> Mapping[str, str] | None:
         """The external_data entries; None where the data is inside."""
-        return self.entries if self.outside == TensorProto.DataLocation.EXTERNAL else None
+        return dict(self.entries) if self.outside == TensorProto.DataLocation.EXTERNAL else None
 
 
 ABSENT = StoredTensor(0, 0, 0)
@@ -99,12 +99,7 @@ class StoredSparse(Stored):
 
     values: StoredTensor = _last(SparseTensorProto.VALUES, StoredTensor, ABSENT)
     indices: StoredTensor = _last(SparseTensorProto.INDICES, StoredTensor, ABSENT)
-    extents: list[int] = _every(SparseTensorProto.DIMS, "integers", list.extend)
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """The extents."""
-        return tuple(self.extents)
+    dims: tuple[int, ...] = _together(SparseTensorProto.DIMS, "extents")
 
     @property
     def name(self) -> str:

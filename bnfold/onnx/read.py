@@ -90,12 +90,12 @@ class _Reader:
         for part in fields(self.data, at.body, at.end):
             row = table.get(part.number)
             if row is not None:
-                attribute, read, add = row
+                attribute, read, add, join = row
                 value = read(self, part)
-                if add is None:
-                    setattr(made, attribute, value)
-                else:
+                if add is not None:
                     add(getattr(made, attribute), value)
+                else:
+                    setattr(made, attribute, value if join is None else join(getattr(made, attribute), value))
         return made
 
     def values(self, at: Field, readers: Mapping[int, str]) -> Iterator[tuple[int, Any]]:
@@ -123,6 +123,9 @@ class _Reader:
     def integers(self, at: Field) -> list[int]:
         return read_integers(self.data, at)
 
+    def extents(self, at: Field) -> tuple[int, ...]:
+        return tuple(read_integers(self.data, at))
+
     def payload(self, at: Field) -> Field:
         if at.wire not in (BYTES, PAYLOAD[at.number]):
             raise WireError(f"field {at.number} of a tensor has wire type {at.wire}", at.start)
@@ -143,9 +146,10 @@ class _Reader:
         found = dict(self.values(at, {OperatorSetIdProto.DOMAIN: "domain", OperatorSetIdProto.VERSION: "integer"}))
         return {found.get(OperatorSetIdProto.DOMAIN, ""): found.get(OperatorSetIdProto.VERSION, 0)}
 
-    def entry(self, at: Field) -> dict[str, str]:
+    def entry(self, at: Field) -> tuple[tuple[str, str], ...]:
+        """The one entry of a map, as all of them are joined."""
         found = dict(self.values(at, {StringStringEntryProto.KEY: "text", StringStringEntryProto.VALUE: "text"}))
-        return {found.get(StringStringEntryProto.KEY, ""): found.get(StringStringEntryProto.VALUE, "")}
+        return ((found.get(StringStringEntryProto.KEY, ""), found.get(StringStringEntryProto.VALUE, "")),)
 
     def training(self, at: Field) -> list[str]:
         """All names in the graphs and bindings of a TrainingInfoProto."""
@@ -159,7 +163,7 @@ class _Reader:
         return [name for node in nodes for name in (*node.inputs, *node.outputs)]
 
     def pair(self, at: Field) -> list[str]:
-        return [text for pair in self.entry(at).items() for text in pair]
+        return [text for pair in self.entry(at) for text in pair]
 
     def annotation(self, at: Field) -> list[str]:
         """The tensors that a TensorAnnotation names: the annotated one, and the values of its map of parameters."""
@@ -264,17 +268,18 @@ def _read(reader: Reader) -> Callable[[_Reader, Field], Any]:
     return lambda self, at: self.message(reader, at)
 
 
-_Table = Mapping[int, tuple[str, Callable[[_Reader, Field], Any], Callable[[Any, Any], None] | None]]
+_Row = tuple[str, Callable[[_Reader, Field], Any], Callable[[Any, Any], None] | None, Callable[[Any, Any], Any] | None]
 
 
-def _table(record: type[Stored]) -> _Table:
-    """The fields of the message that a class of records stands for: attribute, how it is read, and what adds a value.
+def _table(record: type[Stored]) -> Mapping[int, _Row]:
+    """The fields of the message that a class of records stands for: attribute, how it is read, what adds or joins it.
 
     What the class takes from one that it is derived from is in another message.
     """
-    own = (at for at in dataclasses.fields(record) if at.metadata and at.name in record.__annotations__)
-    rows = ((number, at) for at in own for number in at.metadata["numbers"])
-    return {number: (at.name, _read(at.metadata["reader"]), at.metadata["add"]) for number, at in rows}
+    own = [at for at in dataclasses.fields(record) if at.metadata and at.name in record.__annotations__]
+    how = {at.name: at.metadata for at in own}
+    rows = {name: (name, _read(told["reader"]), told.get("add"), told.get("join")) for name, told in how.items()}
+    return {number: rows[at.name] for at in own for number in at.metadata["numbers"]}
 
 
 _ELEMENTS = {
@@ -289,4 +294,4 @@ _ELEMENTS = {
 _RECORDS = (
     StoredModel, StoredGraph, StoredFunction, StoredNode, StoredAttribute, StoredTensor, StoredSparse, StoredValue,
 )  # fmt: skip
-_TABLES: Mapping[type[Stored], _Table] = {record: _table(record) for record in _RECORDS}
+_TABLES: Mapping[type[Stored], Mapping[int, _Row]] = {record: _table(record) for record in _RECORDS}

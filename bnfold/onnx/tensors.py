@@ -171,7 +171,7 @@ class Tensors:
     def _load(self, stored: StoredTensor, dtype: DType, name: str) -> Array:
         if dtype == OPAQUE:
             raise self._fault(name, f"has the element type {stored.type}, which bnfold does not read")
-        dims, count = stored.dims, math.prod(stored.extents)
+        dims, count = stored.dims, math.prod(stored.dims)
         if stored.external is not None:
             location, offset, length = self.external.span(stored, count * dtype.itemsize)
             content = self.external.open(location, name)[offset : offset + length]
