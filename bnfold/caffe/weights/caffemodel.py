@@ -120,7 +120,7 @@ class Caffemodel:
         content = io.BytesIO()
         with layers(self.path, shared) as found:
             self.rope(added=found).write(content)
-        return content.getbuffer().toreadonly()
+        return memoryview(content.getvalue())
 
     def _spans(self) -> list[tuple[int, int, int]]:
         """Start, body and end of each layer; sets the layout that they have."""
