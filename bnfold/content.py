@@ -141,14 +141,6 @@ def is_meta_graph(c: Content) -> bool:
     return {(1, BYTES), (4, BYTES)} <= c.inner(2) <= {(1, BYTES), (2, BYTES), (3, VARINT), (4, BYTES)}
 
 
-def is_caffe2(c: Content) -> bool:
-    """Operators with outputs and a type in words, where layers of V1 have its number; the net's inputs or outputs."""
-    if not c.kinds & {(7, BYTES), (8, BYTES)} or c.kinds & {(1, VARINT), (100, BYTES)}:
-        return False
-    operator = c.inner(2)
-    return {(2, BYTES), (4, BYTES)} <= operator and (5, VARINT) not in operator
-
-
 def is_core_ml(c: Content) -> bool:
     """Its field 1 is a version as ONNX's is; the model stands in one of the fields from 200 on."""
     described = {(1, VARINT), (2, BYTES)} <= c.kinds and (7, BYTES) not in c.kinds

@@ -63,7 +63,7 @@ class Document(Protocol):
         """The net as ONNX with the values that `probes` name as further outputs."""
 
     def probe(self, value: Value) -> str:
-        """A name under which `runnable` of this document finds `value`; "" when it cannot be tapped."""
+        """A name under which `runnable` of this document finds `value`; "" when it has none."""
 
     def folded_probe(self, plan: Plan, value: Value) -> str:
         """A name under which `runnable` of the folded document finds what `value` has become; "" when it vanished."""

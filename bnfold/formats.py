@@ -188,8 +188,6 @@ FORMATS: tuple[Format, ...] = (
     Format("a TensorFlow SavedModel", content.is_saved_model, (".pb",), f"{_TENSORFLOW} --saved-model with its folder"),
     Format("a TensorFlow graph with its training (.meta)", content.is_meta_graph, (".meta",),
            f"{_TENSORFLOW} --checkpoint"),
-    Format("a Caffe2 network", content.is_caffe2, (".pb",),
-           "convert it to an ONNX model with caffe2.python.onnx.frontend"),
     Format("a Core ML model", content.is_core_ml, (".mlmodel",), _FROM_SOURCE),
     Format("caffemodel", content.is_caffemodel, (".caffemodel",)),
     Format("onnx", lambda c: bool(c.kinds or c.fields()), (ONNX_SUFFIX,)),

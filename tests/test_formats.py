@@ -169,17 +169,15 @@ SAMPLES: dict[str, list[bytes]] = {
         message(protobuf.integer(1, 1), protobuf.delimited(2, protobuf.delimited(2, GRAPH_DEF))),
     ],
     "a TensorFlow graph with its training (.meta)": [META_GRAPH],
-    "a Caffe2 network": [
-        message(
-            string(1, "net"), protobuf.delimited(2, message(string(1, "x"), string(2, "y"), string(4, "Relu"))),
-            string(7, "x"), string(8, "y"),
-        ),
-    ],
     "a Core ML model": [
         message(protobuf.integer(1, 4), protobuf.delimited(2, string(1, "x")), protobuf.delimited(500, b"")),
     ],
     "caffemodel": [
         message(string(1, "net"), protobuf.delimited(100, string(1, "conv1"))),
+        message(  # a layer of 2014 that does not say its type, and the shape of an input
+            string(1, "net"), protobuf.delimited(2, message(string(2, "x"), string(3, "y"), string(4, "relu"))),
+            protobuf.delimited(8, b""),
+        ),
         protobuf.delimited(2, string(4, "conv1")),
         message(
             string(1, "net"), protobuf.delimited(8, b"\x0a\x01\x01"),

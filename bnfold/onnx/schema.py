@@ -57,7 +57,7 @@ class NodeProto:
 class AttributeProto:
     """An attribute of a node."""
 
-    NAME, F, I, S, T, G, FLOATS, INTS, STRINGS, TENSORS, GRAPHS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11  # noqa: E741
+    NAME, F, I, S, T, G, FLOATS, INTS, STRINGS, TENSORS, GRAPHS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11  # noqa: E741  as it is called
     TP, TYPE_PROTOS, TYPE, REF_ATTR_NAME, SPARSE_TENSOR, SPARSE_TENSORS = 14, 15, 20, 21, 22, 23
 
     class AttributeType:

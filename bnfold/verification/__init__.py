@@ -1,1 +1,1 @@
-"""Proof that the folded net computes what the original does: both run, in a process of their own."""
+"""The folded net beside the original: both run, in a process of their own, and their values are compared."""
